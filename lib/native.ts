@@ -1,0 +1,132 @@
+/**
+ * The one typed description of the native addon, and how it is found. No other file loads it.
+ *
+ * Order: `TOKENFLOW_NATIVE_PATH`, then the local build (`build/Release`), then a prebuilt binary in `prebuilds/`.
+ */
+import { existsSync } from 'node:fs';
+import * as path from 'node:path';
+import { type ErrorCode, TokenFlowError } from './errors.js';
+
+/** A queued native call: `cancel()` asks it to stop; the promise then rejects with code 'ABORTED'. */
+export interface NativeJob<T> {
+  promise: Promise<T>;
+  cancel(): void;
+}
+
+export interface NativeCpuFeatures {
+  avx2: boolean;
+  avx512: boolean;
+  avx512Vnni: boolean;
+  avx512Bf16: boolean;
+}
+
+/** Everything native/addon exports. */
+export interface NativeAddon {
+  // native/addon/addon.cc
+  initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
+  simdLevel(): 'scalar' | 'avx2' | 'avx512';
+  cpuFeatures(): NativeCpuFeatures;
+  threads(): number;
+  setThreads(threads: number): void;
+  pending(): number;
+}
+
+export interface LoadAttempt {
+  path: string;
+  error: string;
+}
+
+/** Thrown when no addon binary could be loaded; `attempts` lists what was tried. */
+export class NativeLoadError extends TokenFlowError {
+  readonly attempts: LoadAttempt[];
+
+  constructor(attempts: LoadAttempt[]) {
+    super('ERR_TOKENFLOW_NATIVE_LOAD', NativeLoadError.explain(attempts));
+    this.attempts = attempts;
+  }
+
+  private static explain(attempts: LoadAttempt[]): string {
+    const lines = [
+      `Could not load the native addon of tokenflow for ${process.platform}-${process.arch}. Tried:`,
+    ];
+    for (const { path: tried, error } of attempts) lines.push(`  ${tried}: ${error}`);
+    lines.push('Possible solutions:');
+    const all = attempts.map((a) => a.error).join(' ');
+    if (/libdnnl/.test(all))
+      lines.push('  - install oneDNN: apt-get install libdnnl2 (or libdnnl-dev to build)');
+    if (/libgomp/.test(all)) lines.push('  - install the OpenMP runtime: apt-get install libgomp1');
+    if (/GLIBC|GLIBCXX/.test(all)) {
+      lines.push('  - the binary was built on a newer system: rebuild it here with npm run build:native');
+    }
+    lines.push('  - build it: npm run setup (needs g++, CMake and libdnnl-dev)');
+    lines.push('  - or point TOKENFLOW_NATIVE_PATH at a tokenflow.node built elsewhere');
+    return lines.join('\n');
+  }
+}
+
+/** The package's root, from lib/ compiled to dist/ or to dist-test/lib/. */
+export function packageRoot(): string {
+  let dir = __dirname;
+  while (!existsSync(path.join(dir, 'package.json'))) {
+    const parent = path.dirname(dir);
+    if (parent === dir)
+      throw new TokenFlowError('ERR_TOKENFLOW_INTERNAL', `No package.json above ${__dirname}`);
+    dir = parent;
+  }
+  return dir;
+}
+
+function load(): NativeAddon {
+  const attempts: LoadAttempt[] = [];
+  const attempt = (label: string, open: () => unknown): NativeAddon | undefined => {
+    try {
+      const addon = open() as NativeAddon;
+      addon.initialize(TokenFlowError);
+      return addon;
+    } catch (error) {
+      attempts.push({ path: label, error: (error as Error).message.split('\n')[0] });
+      return undefined;
+    }
+  };
+
+  const named = process.env.TOKENFLOW_NATIVE_PATH;
+  if (named) {
+    const addon = attempt(named, () => require(path.resolve(named)));
+    if (addon) return addon;
+    throw new NativeLoadError(attempts); // a path that was asked for is never replaced silently
+  }
+  const root = packageRoot();
+  const local = attempt(path.join(root, 'build', 'Release', 'tokenflow.node'), () =>
+    (require('bindings') as typeof import('bindings'))({ bindings: 'tokenflow', module_root: root }),
+  );
+  if (local) return local;
+  const prebuilt = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tokenflow.node');
+  const addon = attempt(prebuilt, () => require(prebuilt));
+  if (addon) return addon;
+  throw new NativeLoadError(attempts);
+}
+
+let loaded: NativeAddon | undefined;
+
+/** The addon, loaded on first use. */
+export function native(): NativeAddon {
+  loaded ??= load();
+  return loaded;
+}
+
+/** Awaits a native job under an optional AbortSignal; settles exactly once, with the signal's reason when aborted. */
+export async function settle<T>(start: () => NativeJob<T>, signal?: AbortSignal): Promise<T> {
+  signal?.throwIfAborted();
+  const job = start();
+  if (!signal) return job.promise;
+  const onAbort = () => job.cancel();
+  signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await job.promise;
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ABORTED') throw signal.reason;
+    throw error;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

@@ -1,0 +1,72 @@
+#include "runtime/queue.h"
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+namespace tokenflow {
+
+struct ComputeQueue::State {
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<std::function<void()>> jobs;
+  std::atomic<int> pending{0};
+};
+
+ComputeQueue& ComputeQueue::Cpu() {
+  static ComputeQueue* queue = new ComputeQueue();  // leaked on purpose: see the header
+  return *queue;
+}
+
+ComputeQueue::ComputeQueue() : state_(std::make_shared<State>()) {
+  std::thread([state = state_] {
+    for (;;) {
+      std::function<void()> job;
+      {
+        std::unique_lock<std::mutex> lock(state->mutex);
+        state->wake.wait(lock, [&] { return !state->jobs.empty(); });
+        job = std::move(state->jobs.front());
+        state->jobs.pop_front();
+      }
+      job();
+      state->pending--;
+    }
+  }).detach();
+}
+
+void ComputeQueue::Post(std::function<void()> job) {
+  state_->pending++;
+  {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->jobs.push_back(std::move(job));
+  }
+  state_->wake.notify_one();
+}
+
+void ComputeQueue::Run(const std::function<void()>& job) {
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool done = false;
+  std::exception_ptr failure;
+  Post([&] {
+    try {
+      job();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    std::lock_guard<std::mutex> lock(mutex);
+    done = true;
+    wake.notify_one();
+  });
+  std::unique_lock<std::mutex> lock(mutex);
+  wake.wait(lock, [&] { return done; });
+  if (failure) std::rethrow_exception(failure);
+}
+
+int ComputeQueue::Pending() const {
+  return state_->pending.load();
+}
+
+}  // namespace tokenflow

@@ -6,6 +6,7 @@
 import { existsSync } from 'node:fs';
 import * as path from 'node:path';
 import { type ErrorCode, TokenFlowError } from './errors.js';
+import type { Graph, Precision } from './graph/ops.js';
 
 /** A queued native call: `cancel()` asks it to stop; the promise then rejects with code 'ABORTED'. */
 export interface NativeJob<T> {
@@ -29,6 +30,40 @@ export interface NativeAddon {
   threads(): number;
   setThreads(threads: number): void;
   pending(): number;
+
+  // native/addon/program.cc
+  /** An empty store of packed weights, shared by every program of a model on a device. */
+  createWeightStore(device: string): NativeWeightStore;
+  /** Checks a graph, plans its memory and says which weights it still needs (see NativeProgram). */
+  createProgram(graph: Graph, store: NativeWeightStore, precision: Precision): NativeProgram;
+}
+
+/** Opaque; freed by the garbage collector or by `dispose`. */
+export interface NativeWeightStore {
+  /** Bytes of packed weights held. */
+  bytes(): number;
+  dispose(): void;
+}
+
+/** A compiled graph for one batch size. */
+export interface NativeProgram {
+  /**
+   * Weights (checkpoint names) that are not in the store in the packing this program wants. Each is handed over
+   * once, in any order, and packed at once, so that no two unpacked weights need be in memory together.
+   */
+  missingWeights(): { name: string; shape: number[] }[];
+  /** Packs one weight; the array may be reused by the caller afterwards. */
+  setWeight(name: string, data: Float32Array): void;
+  /** Bytes of the activation arena (planned, buffers reused) and of scratch. */
+  memory(): { activations: number; scratch: number };
+  /** Runs the graph on the compute thread. Inputs by name; outputs by name, V8-owned. */
+  run(
+    inputs: Record<string, ArrayBufferView>,
+  ): NativeJob<Record<string, Float32Array | Uint8Array | Int32Array>>;
+  runSync(inputs: Record<string, ArrayBufferView>): Record<string, Float32Array | Uint8Array | Int32Array>;
+  /** Milliseconds spent in each op over the runs so far, in graph order; for benchmarks. */
+  profile(): { op: string; milliseconds: number }[];
+  dispose(): void;
 }
 
 export interface LoadAttempt {

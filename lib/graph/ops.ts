@@ -24,7 +24,7 @@ export interface GraphValue {
  */
 export type Activation = 'none' | 'tanh' | 'gelu' | 'gelu_tanh' | 'quick_gelu' | 'swish';
 
-/** A checkpoint tensor by name, or several concatenated along their first axis; null stands for zeros (a bias only). */
+/** A checkpoint tensor by name, or several of one size concatenated along their first axis; null stands for zeros (a bias only). */
 export type WeightRef = string | readonly (string | null)[];
 
 export type Op =
@@ -35,7 +35,7 @@ export type Op =
   /** y = (clamp((x + 1) * 127.5, 0, 255) / 255 - shift) / scale; shift and scale of 3 elements. */
   | { op: 'scale_input'; x: ValueId; y: ValueId; shift: string; scale: string }
   /**
-   * x [B,H,W,Cin] -> y [B,Ho,Wo,Cout]; weight [Cout,Cin,kh,kw]. padding is [top, left, bottom, right], zeros.
+   * x [B,H,W,Cin] -> y [B,Ho,Wo,Cout]; weight [Cout,Cin,kernel,kernel]. padding is [top, left, bottom, right], zeros.
    * upsample 2 repeats every pixel to 2x2 before the convolution (H and W are then the doubled sizes for padding).
    */
   | {
@@ -44,6 +44,7 @@ export type Op =
       y: ValueId;
       weight: string;
       bias?: string;
+      kernel: number;
       stride: number;
       padding: readonly [number, number, number, number];
       upsample?: 1 | 2;
@@ -93,7 +94,8 @@ export type Op =
   | { op: 'resize_bicubic'; x: ValueId; y: ValueId; height: number; width: number }
   /**
    * The multi-scale residual quantiser, `encode`: h f32 [B,g,g,D] -> tokens i32 [B,T], sum f32 [B,g,g,D].
-   * codebooks [K,d_p] are normalised per row; their widths add up to D. The last scale is g.
+   * codebooks [K,d_p] are normalised per row; the one K and the widths, which add up to D, are the weights' own. The
+   * last scale is g.
    */
   | {
       op: 'multiscale_encode';

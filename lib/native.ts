@@ -31,6 +31,10 @@ export interface NativeAddon {
   setThreads(threads: number): void;
   pending(): number;
 
+  // native/addon/image.cc: [height][width][channels] to RGB [size][size][3]; `pixels` must not change meanwhile
+  prepareImage(...request: PrepareImageRequest): Promise<Uint8Array>;
+  prepareImageSync(...request: PrepareImageRequest): Uint8Array;
+
   // native/addon/program.cc
   /** An empty store of packed weights, shared by every program of a model on a device. */
   createWeightStore(device: string): NativeWeightStore;
@@ -65,6 +69,15 @@ export interface NativeProgram {
   profile(): { op: string; milliseconds: number }[];
   dispose(): void;
 }
+
+export type PrepareImageRequest = [
+  pixels: Uint8Array,
+  width: number,
+  height: number,
+  layout: 'grey' | 'grey-alpha' | 'rgb' | 'rgba' | 'cmyk',
+  fit: 'crop' | 'squash' | 'pad',
+  size: number,
+];
 
 export interface LoadAttempt {
   path: string;

@@ -36,6 +36,7 @@ void InitRuntime(Napi::Env env, Napi::Object exports) {
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   InitRuntime(env, exports);
+  InitImage(env, exports);
   return exports;
 }
 

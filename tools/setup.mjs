@@ -99,6 +99,9 @@ step('typescript', ['lib', 'tsconfig.json', 'package-lock.json'], ['dist/index.j
   run('typescript build', 'node', ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json']),
 );
 if (process.argv.includes('--test')) {
+  step('native-tests', ['native', 'test/native', 'CMakeLists.txt'], ['build/native_tests'], () =>
+    run('native test build', 'cmake', ['--build', 'build', '--target', 'native_tests', '--parallel', '2']),
+  );
   step('tests', ['lib', 'test', 'tsconfig.json', 'package-lock.json'], ['dist-test/test'], () =>
     run('test build', 'node', ['node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json']),
   );

@@ -450,10 +450,10 @@ describe('ImageProcessor', () => {
           if (message === 'started' ? stopEarly : true) worker.terminate().then(() => resolve(message));
         });
       });
-      Promise.all([run(true), run(false), run(true), run(false)]).then((r) => console.log(JSON.stringify(r)));`;
+      Promise.all([run(true), run(false)]).then((r) => console.log(JSON.stringify(r)));`;
     const child = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', cwd: packageRoot() });
     assert.equal(child.status, 0, child.stderr);
-    assert.deepEqual(JSON.parse(child.stdout), ['started', true, 'started', true]);
+    assert.deepEqual(JSON.parse(child.stdout), ['started', true]);
   });
 });
 

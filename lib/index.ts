@@ -1,4 +1,5 @@
 /** The public face of tokenflow, and nothing else. */
+export * from './codebook/index.js';
 export { type ErrorCode, TokenFlowError } from './errors.js';
 export { toPng, writePng } from './image/png.js';
 export {

@@ -21,8 +21,74 @@ export interface NativeCpuFeatures {
   avx512Bf16: boolean;
 }
 
+/** Opaque; owned by the garbage collector. */
+export interface NativeCodebook {
+  readonly codebook: unique symbol;
+}
+
+/** Opaque; holds on to its codebook. */
+export interface NativeMultiScale {
+  readonly multiScale: unique symbol;
+}
+
+export interface NativeNearestRequest {
+  queries: Float32Array; // [n][dim]
+  k: number;
+  weights?: Float32Array; // [part]
+  indices: Int32Array; // [n][k]
+  distances?: Float32Array; // [n][k]
+  partDistances?: Float32Array; // [part][n][k]
+  sync: boolean;
+}
+
+/** native/addon/codebook.cc */
+export interface NativeCodebooks {
+  codebookCreate(
+    parts: { vectors: Float32Array; dim: number; normalize: boolean }[],
+    size: number,
+    metric: 'l2' | 'cosine' | 'ip',
+  ): NativeCodebook;
+  codebookInfo(codebook: NativeCodebook): { nonFinite: number; bytes: number };
+  /** Gives up the handle's share of the memory; the handle is unusable afterwards. */
+  codebookRelease(codebook: NativeCodebook): void;
+  /** Fills the given arrays: at once when `sync`, else by the time the job is done. */
+  codebookNearest(codebook: NativeCodebook, request: NativeNearestRequest): NativeJob<void>;
+  codebookGather(codebook: NativeCodebook, indices: Int32Array, rows: Float32Array): void;
+  /** The definition itself, naive: fills `indices` and returns their scores in double. For tests. */
+  codebookReference(
+    parts: { vectors: Float32Array; dim: number; normalize: boolean; weight: number }[],
+    size: number,
+    metric: 'l2' | 'cosine' | 'ip',
+    queries: Float32Array,
+    k: number,
+    indices: Int32Array,
+  ): Float64Array;
+  multiScaleCreate(codebook: NativeCodebook, scales: Int32Array, weights?: Float32Array): NativeMultiScale;
+  multiScaleEncode(
+    quantizer: NativeMultiScale,
+    request: {
+      features: Float32Array; // [batch][g][g][dim]
+      batch: number;
+      indices: Int32Array; // [batch][tokens]
+      sum?: Float32Array; // [batch][g][g][dim]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
+  multiScaleDecode(
+    quantizer: NativeMultiScale,
+    request: { indices: Int32Array; batch: number; scales: number; sum: Float32Array; sync: boolean },
+  ): NativeJob<void>;
+  /** The pooling of the multi-scale quantiser by itself. For tests. */
+  areaDown(
+    grid: Float32Array, // [batch][from][from][channels]
+    shape: { batch: number; from: number; to: number; channels: number },
+  ): Float32Array; // [batch][to][to][channels]
+  /** fp32 operations per second of that many threads, measured now (a fraction of a second). */
+  fmaPeak(threads: number): number;
+}
+
 /** Everything native/addon exports. */
-export interface NativeAddon {
+export interface NativeAddon extends NativeCodebooks {
   // native/addon/addon.cc
   initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
   simdLevel(): 'scalar' | 'avx2' | 'avx512';

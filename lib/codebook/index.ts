@@ -1,2 +1,17 @@
 /** The codebook layer alone: it loads no image code, no sharp and no model. */
 export { type ErrorCode, TokenFlowError } from '../errors.js';
+export { Codebook, type CodebookOptions } from './codebook.js';
+export {
+  type CodebookPartOptions,
+  DualCodebook,
+  PartedCodebook,
+  type PartedCodebookOptions,
+  type PartedNearestOptions,
+  type PartedNearestResult,
+} from './dual-codebook.js';
+export type { CodebookDevice, Metric, NearestOptions, NearestResult } from './handle.js';
+export {
+  type MultiScaleEncoded,
+  MultiScaleQuantizer,
+  type MultiScaleQuantizerOptions,
+} from './multi-scale-quantizer.js';

@@ -37,6 +37,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   InitRuntime(env, exports);
   InitImage(env, exports);
+  InitCodebook(env, exports);
   return exports;
 }
 

@@ -1,0 +1,81 @@
+/** Checks of what callers hand to the codebook layer: each throws a TokenFlowError that says what to do. */
+import { invalidArgument, nearestName, TokenFlowError } from '../errors.js';
+
+export function checkInteger(
+  name: string,
+  value: unknown,
+  least: number,
+  most: number = Number.MAX_SAFE_INTEGER,
+): number {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
+    return value as number;
+  const range =
+    most === Number.MAX_SAFE_INTEGER ? `a whole number of at least ${least}` : `${least} to ${most}`;
+  throw invalidArgument(name, range, value);
+}
+
+export function checkChoice<T extends string>(name: string, value: unknown, known: readonly T[]): T {
+  if (known.includes(value as T)) return value as T;
+  const hint = typeof value === 'string' ? nearestName(value, known) : undefined;
+  const error = invalidArgument(name, known.map((k) => `'${k}'`).join(' or '), value);
+  throw hint ? new TokenFlowError(error.code, `${error.message}; did you mean '${hint}'?`) : error;
+}
+
+/** A view whose memory is there: not detached, not cut off by a resize. */
+function checkAttached(name: string, view: Float32Array | Int32Array | Uint16Array): void {
+  try {
+    view.at(0); // throws when the buffer is gone or has shrunk beneath the view
+  } catch {
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      `Expected a live array for ${name} but its buffer was transferred or resized; pass a copy instead`,
+    );
+  }
+}
+
+/** A Float32Array that native code may read; a shared one is copied, since others may write to it meanwhile. */
+export function checkFloats(name: string, value: unknown): Float32Array {
+  if (!(value instanceof Float32Array)) throw invalidArgument(name, 'a Float32Array', value);
+  checkAttached(name, value);
+  return value.buffer instanceof SharedArrayBuffer ? new Float32Array(value) : value;
+}
+
+/** Floats in whole rows of `dim`. */
+export function checkRows(name: string, value: unknown, dim: number): Float32Array {
+  const floats = checkFloats(name, value);
+  if (floats.length % dim !== 0) {
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      `Expected a multiple of ${dim} elements (rows of ${dim}) for ${name} but received ${floats.length}`,
+    );
+  }
+  return floats;
+}
+
+/** Indices as an Int32Array; a plain array of whole numbers will do. */
+export function checkIndices(name: string, value: unknown): Int32Array {
+  if (value instanceof Int32Array) {
+    checkAttached(name, value);
+    return value.buffer instanceof SharedArrayBuffer ? new Int32Array(value) : value;
+  }
+  if (Array.isArray(value)) {
+    const wrong = value.findIndex((index) => !Number.isInteger(index) || Math.abs(index) > 0x7fffffff);
+    if (wrong < 0) return Int32Array.from(value);
+    throw invalidArgument(`${name}[${wrong}]`, 'a whole number', value[wrong]);
+  }
+  throw invalidArgument(name, 'an Int32Array', value);
+}
+
+/** An array of the caller's to write a result into, of exactly `length` elements. */
+export function checkOut<T extends Float32Array | Int32Array>(
+  name: string,
+  value: unknown,
+  type: { new (length: number): T; name: string },
+  length: number,
+): T | undefined {
+  if (value === undefined) return undefined;
+  if (!(value instanceof type)) throw invalidArgument(name, `a ${type.name}`, value);
+  checkAttached(name, value);
+  if (value.length !== length) throw invalidArgument(name, `a ${type.name} of ${length} elements`, value);
+  return value;
+}

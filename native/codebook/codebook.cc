@@ -1,0 +1,132 @@
+#include "codebook/codebook.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "codebook/plan.h"
+#include "codebook/tile_scan.h"
+#include "runtime/cpu_features.h"
+#include "runtime/error.h"
+#include "runtime/parallel.h"
+
+namespace tokenflow {
+
+const LookupKernels& ActiveLookup() {
+  switch (ActiveSimdLevel()) {
+    case SimdLevel::kAvx512:
+      return Avx512Lookup();
+    case SimdLevel::kAvx2:
+      return Avx2Lookup();
+    default:
+      return ScalarLookup();
+  }
+}
+
+Codebook::Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric)
+    : packed_(PackCodes(parts, codes, metric)) {
+  int begin = 0;
+  for (const CodebookPart& part : parts) {
+    const bool normalize = part.normalize || metric == Metric::kCosine;
+    spans_.push_back({begin, begin + part.dim, normalize, 1.0f, QueryFactor(metric)});
+    begin += part.dim;
+  }
+}
+
+int64_t Codebook::bytes() const {
+  const size_t floats = packed_.rows.size() + packed_.panel_codes.size() + packed_.part_norms.size();
+  return static_cast<int64_t>(floats * sizeof(float));
+}
+
+std::vector<PartSpan> Codebook::Spans(const float* weights) const {
+  std::vector<PartSpan> spans = spans_;
+  for (size_t p = 0; weights != nullptr && p < spans.size(); p++) {
+    spans[p].weight = weights[p];
+    spans[p].query_factor = QueryFactor(metric()) * weights[p];
+  }
+  return spans;
+}
+
+std::shared_ptr<const AlignedVector<float>> Codebook::Norms(const float* weights) const {
+  std::vector<float> wanted(part_count(), 1.0f);
+  if (weights != nullptr) wanted.assign(weights, weights + part_count());
+  std::lock_guard<std::mutex> lock(norms_mutex_);
+  if (norms_ == nullptr || norms_weights_ != wanted) {
+    norms_ = std::make_shared<const AlignedVector<float>>(NormsFor(packed_, wanted.data()));
+    norms_weights_ = wanted;
+  }
+  return norms_;
+}
+
+void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, const NearestOutput& out,
+                       const CancelFlag& cancelled) const {
+  if (k < 1 || k > kMaxTopK) {
+    throw InvalidArgument("Expected 1 to " + std::to_string(kMaxTopK) + " for k but received " +
+                          std::to_string(k));
+  }
+  if (k > codes()) {
+    throw InvalidArgument("Expected at most as many neighbours as there are codes (" +
+                          std::to_string(codes()) + ") for k but received " + std::to_string(k));
+  }
+  const std::vector<PartSpan> spans = Spans(weights);
+  const auto norms = Norms(weights);
+  const LookupKernels& kernels = ActiveLookup();
+  const PanelView view{packed_.panel_codes.data(), norms->data(), dim()};
+  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads());
+
+  // Distances of what was found for queries [first, first + queries.size()).
+  const auto settle = [&](int64_t first, const QueryChunk& queries, const Candidate* best) {
+    for (int64_t i = 0; i < queries.size(); i++) {
+      for (int rank = 0; rank < k; rank++) {
+        const int64_t at = (first + i) * k + rank;
+        const int32_t index = queries.scored(i) ? best[i * k + rank].index : kNoCode;
+        out.indices[at] = index;
+        float* part = out.part_distances == nullptr ? nullptr : out.part_distances + at;
+        if (index == kNoCode) {
+          if (out.distances != nullptr) out.distances[at] = NAN;
+          for (int p = 0; part != nullptr && p < part_count(); p++) part[p * n * k] = NAN;
+        } else if (out.distances != nullptr || part != nullptr) {
+          const float* code = packed_.rows.data() + int64_t{index} * dim();
+          const float distance =
+              kernels.distance(metric(), spans.data(), part_count(), queries.seen(i), code, part, n * k);
+          if (out.distances != nullptr) out.distances[at] = distance;
+        }
+      }
+    }
+  };
+
+  if (plan.split_codes) {
+    QueryChunk queries(kernels, spans, dim());
+    queries.Prepare(x, n);
+    std::vector<std::vector<Candidate>> shares(plan.tasks, std::vector<Candidate>(n * k));
+    ParallelTasks(plan.tasks, [&](int64_t task) {
+      TileScan scan(kernels, view, k, plan.block_panels);
+      const int64_t begin = task * plan.share;
+      scan.Run(queries, begin, std::min(packed_.panels, begin + plan.share), shares[task].data(), cancelled);
+    });
+    settle(0, queries, MergeShares(&shares, n, k));
+    return;
+  }
+  ParallelTasks(plan.tasks, [&](int64_t task) {
+    const int64_t begin = task * plan.share;
+    const int64_t size = std::min(plan.share, n - begin);
+    QueryChunk queries(kernels, spans, dim());
+    queries.Prepare(x + begin * dim(), size);
+    std::vector<Candidate> best(size * k);
+    TileScan(kernels, view, k, plan.block_panels).Run(queries, 0, packed_.panels, best.data(), cancelled);
+    settle(begin, queries, best.data());
+  });
+}
+
+void Codebook::Gather(const int32_t* indices, int64_t n, float* out) const {
+  for (int64_t i = 0; i < n; i++) {
+    if (indices[i] >= 0 && indices[i] < codes()) continue;
+    throw InvalidArgument("Expected indices from 0 to " + std::to_string(codes() - 1) + " but received " +
+                          std::to_string(indices[i]) + " at position " + std::to_string(i));
+  }
+  const size_t row = dim() * sizeof(float);
+  for (int64_t i = 0; i < n; i++) {
+    std::memcpy(out + i * dim(), packed_.rows.data() + int64_t{indices[i]} * dim(), row);
+  }
+}
+
+}  // namespace tokenflow

@@ -1,0 +1,43 @@
+// How a lookup is carried out: a pure function of its shape and of the machine, so that it can be tested
+// without either. No plan changes a result.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/lookup_kernels.h"
+
+namespace tokenflow {
+
+struct LookupPlan {
+  bool split_codes;      // tasks share out the codes instead of the queries
+  int64_t tasks;         // pieces of work, handed out to the threads
+  int64_t share;         // queries of a task, or panels of a task
+  int64_t block_panels;  // panels that stay in the first-level cache while the queries of a task pass
+};
+
+constexpr int64_t kBlockBytes = 32 << 10;  // two thirds of a 48 KB first-level cache
+constexpr int64_t kTaskQueries = 240;      // their state stays in the second-level cache
+
+inline int64_t RoundUp(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_rows, int threads) {
+  LookupPlan plan;
+  const int64_t group_bytes = int64_t{kPanelGroup} * kPanelCodes * dim * sizeof(float);
+  plan.block_panels = std::max<int64_t>(1, kBlockBytes / group_bytes) * kPanelGroup;
+  // A thread that gets less than two tiles of queries is better used on a share of the codes.
+  plan.split_codes = threads > 1 && queries < int64_t{2} * threads * tile_rows && panels > kPanelGroup;
+  if (plan.split_codes) {
+    plan.share = RoundUp((panels + threads - 1) / threads, kPanelGroup);
+    plan.tasks = (panels + plan.share - 1) / plan.share;
+  } else {
+    // As many tasks as fill every thread equally.
+    const int64_t tasks = RoundUp((queries + kTaskQueries - 1) / kTaskQueries, threads);
+    plan.share = RoundUp((queries + tasks - 1) / std::max<int64_t>(1, tasks), tile_rows);
+    plan.tasks = plan.share == 0 ? 0 : (queries + plan.share - 1) / plan.share;
+  }
+  return plan;
+}
+
+}  // namespace tokenflow

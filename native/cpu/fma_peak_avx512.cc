@@ -1,0 +1,22 @@
+#include <immintrin.h>
+
+#include "cpu/fma_peak.h"
+
+namespace tokenflow {
+
+double FmaRoundsAvx512(int64_t rounds) {
+  constexpr int kChains = 12;  // more than latency times ports
+  __m512 chain[kChains];
+  const __m512 factor = _mm512_set1_ps(0.999f);
+  for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_ps(1.0f + i);
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; i++) {
+      // In assembly, so that the compiler neither merges nor drops what nobody reads.
+      asm volatile("vfmadd213ps %1, %1, %0" : "+v"(chain[i]) : "v"(factor));
+    }
+  }
+  return 2.0 * 16 * kChains * rounds;
+}
+
+}  // namespace tokenflow

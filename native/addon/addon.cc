@@ -38,6 +38,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitRuntime(env, exports);
   InitImage(env, exports);
   InitCodebook(env, exports);
+  InitProgram(env, exports);
   return exports;
 }
 

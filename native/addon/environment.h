@@ -10,6 +10,7 @@
 #include <napi.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -45,6 +46,9 @@ class Environment {
 
   // The JavaScript class that native errors are thrown as; handed over once by lib/native.ts.
   Napi::FunctionReference error_class;
+
+  // Constructors of the wrapped classes, by the name their area gives them.
+  std::map<std::string, Napi::FunctionReference> classes;
 
   Napi::Error MakeError(Napi::Env env, const std::string& code, const std::string& message) const;
 

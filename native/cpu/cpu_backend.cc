@@ -1,0 +1,142 @@
+#include <chrono>
+#include <cstring>
+#include <set>
+
+#include "cpu/op.h"
+#include "runtime/cpu_features.h"
+#include "runtime/error.h"
+#include "runtime/memory_plan.h"
+
+namespace tokenflow {
+
+namespace {
+
+class CpuProgram : public Program {
+ public:
+  CpuProgram(const Graph& graph, std::shared_ptr<CpuWeightStore> store, Precision precision)
+      : graph_(graph), store_(std::move(store)) {
+    Compiler compiler(graph_, *store_, precision);
+    std::vector<Step> steps;
+    for (size_t i = 0; i < graph_.ops.size(); i++) {
+      steps.push_back({i, OperandsOf(graph_.ops[i])});
+      std::visit([&](const auto& op) { ops_.push_back(Compile(op, compiler)); }, graph_.ops[i]);
+    }
+    weights_ = compiler.weights();
+    plan_ = PlanMemory(graph_, steps);
+    milliseconds_.assign(graph_.ops.size(), 0.0);
+  }
+
+  const Graph& graph() const override { return graph_; }
+
+  std::vector<MissingWeight> MissingWeights() const override {
+    const auto shapes = WeightShapes(graph_);
+    std::set<std::string> seen;
+    std::vector<MissingWeight> missing;
+    for (const auto& weight : weights_) {
+      for (const WeightPart& part : weight->parts()) {
+        if (!part.name.empty() && weight->Wants(part.name) && seen.insert(part.name).second) {
+          missing.push_back({part.name, shapes.at(part.name)});
+        }
+      }
+    }
+    return missing;
+  }
+
+  void SetWeight(const std::string& name, const float* data, int64_t count) override {
+    const auto shapes = WeightShapes(graph_);
+    if (shapes.count(name) == 0) throw InvalidArgument("The graph has no weight named '" + name + "'");
+    store_->Set(name, data, count);
+  }
+
+  ProgramMemory Memory() const override {
+    int64_t scratch = 0;
+    for (const CompiledOp& op : ops_) scratch = std::max(scratch, op.scratch_bytes());
+    return {plan_.arena_bytes, scratch};
+  }
+
+  void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+           const CancelFlag& cancelled) override {
+    const std::vector<MissingWeight> missing = MissingWeights();
+    if (!missing.empty()) {
+      throw InvalidArgument("Expected every weight before a run but " + std::to_string(missing.size()) +
+                            " are missing, first '" + missing[0].name + "'");
+    }
+    const ProgramMemory memory = Memory();
+    char* arena = store_->Workspace(memory.activations + memory.scratch, "the activations");
+    const auto memory_of = [&](const Place& place) -> char* {
+      switch (place.kind) {
+        case Place::kArena:
+          return arena + place.offset;
+        case Place::kInput:
+          return static_cast<char*>(const_cast<void*>(inputs[place.port]));
+        case Place::kOutput:
+          return static_cast<char*>(outputs[place.port]);
+        default:
+          return nullptr;
+      }
+    };
+    std::vector<char*> values;
+    for (const Place& place : plan_.places) values.push_back(memory_of(place));
+
+    const Frame frame{values.data(), arena + memory.activations, cancelled};
+    for (size_t i = 0; i < ops_.size(); i++) {
+      if (cancelled.load(std::memory_order_relaxed)) return;
+      if (plan_.moved[i]) continue;
+      const auto start = std::chrono::steady_clock::now();
+      ops_[i].run(frame);
+      milliseconds_[i] +=
+          std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    }
+    for (size_t i = 0; i < graph_.outputs.size(); i++) {
+      const ValueId value = graph_.outputs[i].value;
+      if (values[value] != outputs[i]) std::memcpy(outputs[i], values[value], graph_.values[value].Bytes());
+    }
+  }
+
+  std::vector<OpTime> Profile() const override {
+    std::vector<OpTime> times;
+    for (size_t i = 0; i < graph_.ops.size(); i++) times.push_back({OpName(graph_.ops[i]), milliseconds_[i]});
+    return times;
+  }
+
+ private:
+  const Graph graph_;
+  std::shared_ptr<CpuWeightStore> store_;
+  std::vector<CompiledOp> ops_;  // one per op of the graph
+  std::vector<std::shared_ptr<WeightEntry>> weights_;
+  MemoryPlan plan_;
+  std::vector<double> milliseconds_;
+};
+
+class Cpu : public Backend {
+ public:
+  std::shared_ptr<WeightStore> CreateStore() override { return std::make_shared<CpuWeightStore>(); }
+
+  std::shared_ptr<Program> Compile(const Graph& graph, std::shared_ptr<WeightStore> store,
+                                   Precision precision) override {
+    if (precision == Precision::kBf16 && !UseAvx512Bf16()) {
+      throw Error(
+          "ERR_TOKENFLOW_BACKEND_UNAVAILABLE",
+          "Precision bf16 needs a processor with AVX512-BF16 (and TOKENFLOW_SIMD not below avx512); use "
+          "precision f32 here");
+    }
+    CheckGraph(graph);
+    return std::make_shared<CpuProgram>(graph, std::static_pointer_cast<CpuWeightStore>(std::move(store)),
+                                        precision);
+  }
+};
+
+}  // namespace
+
+Backend& CpuBackend() {
+  static Cpu backend;
+  return backend;
+}
+
+Backend& FindBackend(const std::string& device) {
+  if (device == "cpu") return CpuBackend();
+  throw Error("ERR_TOKENFLOW_BACKEND_UNAVAILABLE",
+              "Expected 'cpu' for the device, the only backend here, but received '" + device + "'");
+}
+
+}  // namespace tokenflow

@@ -1,0 +1,2 @@
+#define TOKENFLOW_KERNELS kAvx2Kernels
+#include "cpu/kernels.inc"

@@ -1,0 +1,2 @@
+#define TOKENFLOW_KERNELS kAvx512Kernels
+#include "cpu/kernels.inc"

@@ -1,0 +1,2 @@
+#define TOKENFLOW_KERNELS kScalarKernels
+#include "cpu/kernels.inc"

@@ -1,0 +1,35 @@
+#include "cpu/op.h"
+
+#include <algorithm>
+
+namespace tokenflow {
+
+std::vector<WeightPart> EqualParts(const WeightParts& names, int64_t count) {
+  std::vector<WeightPart> parts;
+  for (const std::string& name : names) parts.push_back({name, count / static_cast<int64_t>(names.size())});
+  return parts;
+}
+
+std::shared_ptr<Weight<FloatArray>> Compiler::RequestArray(const std::vector<WeightPart>& parts,
+                                                           int64_t pad) {
+  return Request<FloatArray>(
+      "array:" + std::to_string(pad), parts, [pad](const std::vector<WeightData>& data) {
+        int64_t count = 0;
+        for (const WeightData& part : data) count += part.count;
+        const int64_t padded = (count + pad - 1) / pad * pad;
+        auto array = std::make_unique<FloatArray>(FloatArray{Buffer(padded * 4, "weights")});
+        float* to = array->buffer.as<float>();
+        for (const WeightData& part : data) {
+          if (part.data == nullptr) {
+            std::fill_n(to, part.count, 0.0f);
+          } else {
+            std::copy_n(part.data, part.count, to);
+          }
+          to += part.count;
+        }
+        std::fill_n(to, padded - count, 0.0f);
+        return Packed<FloatArray>{std::move(array), padded * 4};
+      });
+}
+
+}  // namespace tokenflow

@@ -1,0 +1,72 @@
+#include "cpu/weight_store.h"
+
+#include "runtime/error.h"
+
+namespace tokenflow {
+
+bool WeightEntry::Wants(const std::string& name) const {
+  if (ready_) return false;
+  for (size_t i = 0; i < parts_.size(); i++) {
+    if (parts_[i].name == name && staged_[i] == nullptr) return true;
+  }
+  return false;
+}
+
+void WeightEntry::Set(const std::string& name, const float* data, int64_t count) {
+  for (const WeightPart& part : parts_) {
+    if (part.name == name && part.count != 0 && part.count != count) {
+      throw InvalidArgument("Expected " + std::to_string(part.count) + " elements for the weight '" + name +
+                            "' but received " + std::to_string(count));
+    }
+  }
+  bool whole = true;
+  std::vector<WeightData> all;
+  for (size_t i = 0; i < parts_.size(); i++) {
+    if (parts_[i].name.empty()) {
+      all.push_back({nullptr, parts_[i].count});
+    } else if (parts_[i].name == name) {
+      all.push_back({data, count});
+    } else if (staged_[i] != nullptr) {
+      all.push_back({staged_[i]->data(), static_cast<int64_t>(staged_[i]->size())});
+    } else {
+      whole = false;
+    }
+  }
+  if (whole) {
+    bytes_ = Pack(all);
+    ready_ = true;
+    staged_.clear();
+    return;
+  }
+  for (size_t i = 0; i < parts_.size(); i++) {
+    if (parts_[i].name == name) staged_[i] = std::make_unique<std::vector<float>>(data, data + count);
+  }
+}
+
+std::string CpuWeightStore::Key(const std::string& packing, const std::vector<WeightPart>& parts) {
+  std::string key = packing;
+  for (const WeightPart& part : parts) key += '\0' + part.name + '\0' + std::to_string(part.count);
+  return key;
+}
+
+int64_t CpuWeightStore::Bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [key, entry] : entries_) bytes += entry->bytes();
+  return bytes;
+}
+
+void CpuWeightStore::Set(const std::string& name, const float* data, int64_t count) {
+  for (const auto& [key, entry] : entries_) {
+    if (entry->Wants(name)) entry->Set(name, data, count);
+  }
+}
+
+char* CpuWeightStore::Workspace(int64_t bytes, const std::string& purpose) {
+  if (bytes > workspace_.bytes()) {
+    workspace_ = Buffer();  // the old one goes first: both need not fit
+    workspace_ = Buffer(bytes, purpose);
+  }
+  return workspace_.as<char>();
+}
+
+}  // namespace tokenflow

@@ -1,0 +1,68 @@
+// Where programs run. A backend compiles a checked graph and runs it; the CPU is one, a GPU library that is
+// loaded on first need another. Across that border go plain structs, pointers and these three classes,
+// nothing of N-API.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/graph.h"
+#include "runtime/queue.h"
+
+namespace tokenflow {
+
+struct MissingWeight {
+  std::string name;
+  std::vector<int64_t> shape;  // 0 where the graph leaves an extent open
+};
+
+struct ProgramMemory {
+  int64_t activations;  // bytes of the arena
+  int64_t scratch;      // bytes the steps share besides
+};
+
+struct OpTime {
+  const char* op;
+  double milliseconds;
+};
+
+// The packed weights of a model on a device, shared by its programs, and the memory its programs run in.
+class WeightStore {
+ public:
+  virtual ~WeightStore() = default;
+  virtual int64_t Bytes() const = 0;
+};
+
+class Program {
+ public:
+  virtual ~Program() = default;
+  virtual const Graph& graph() const = 0;
+  virtual std::vector<MissingWeight> MissingWeights() const = 0;
+  // Packs one tensor. Throws Error when the program does not want it or its size is wrong.
+  virtual void SetWeight(const std::string& name, const float* data, int64_t count) = 0;
+  virtual ProgramMemory Memory() const = 0;
+  // `inputs` and `outputs` in the order of the graph's ports, in host memory, of the ports' sizes. On the
+  // compute thread only. Stops between ops once `cancelled` is set, the outputs then unspecified.
+  virtual void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                   const CancelFlag& cancelled) = 0;
+  // By op of the graph, over the runs so far.
+  virtual std::vector<OpTime> Profile() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::shared_ptr<WeightStore> CreateStore() = 0;
+  // `store` is one of this backend's. Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE for a precision
+  // that the device lacks.
+  virtual std::shared_ptr<Program> Compile(const Graph& graph, std::shared_ptr<WeightStore> store,
+                                           Precision precision) = 0;
+};
+
+Backend& CpuBackend();
+
+// By name: 'cpu'. Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE for any other.
+Backend& FindBackend(const std::string& device);
+
+}  // namespace tokenflow

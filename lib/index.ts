@@ -1,6 +1,17 @@
 /** The public face of tokenflow, and nothing else. */
+export {
+  type Backend,
+  type BackendDevice,
+  type BackendReason,
+  BackendUnavailableError,
+  type Device,
+  listBackends,
+} from './backends.js';
+export { Checkpoint, type CheckpointOptions, openCheckpoint } from './checkpoint/checkpoint.js';
+export { type NpyArray, readNpy, writeNpy } from './checkpoint/npy.js';
 export * from './codebook/index.js';
 export { type ErrorCode, TokenFlowError } from './errors.js';
+export type { Precision } from './graph/ops.js';
 export { toPng, writePng } from './image/png.js';
 export {
   type Fit,
@@ -11,3 +22,23 @@ export {
 } from './image/processor.js';
 export { type ComparedImage, psnr, ssim } from './image/quality.js';
 export type { ImageSource, RawImage } from './image/source.js';
+export { type TokenFlowConfig, VARIANTS, type Variant } from './tokenizer/config.js';
+export type { TokenInput } from './tokenizer/token-rows.js';
+export { TokenFlow } from './tokenizer/tokenflow.js';
+export type {
+  DecodeOptions,
+  Encoded,
+  EncodeOptions,
+  Features,
+  ImageBatch,
+  ImageInput,
+  ImageTensor,
+  LoadOptions,
+  LoadProgress,
+  MemoryUse,
+  Part,
+  RawImageInput,
+  RunOptions,
+  SemanticFeatures,
+  WeightSource,
+} from './tokenizer/types.js';

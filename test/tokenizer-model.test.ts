@@ -13,6 +13,11 @@ function shapesOf(name: string): Shapes {
   return new Map(Object.entries(JSON.parse(readFileSync(file, 'utf8'))));
 }
 
+const sourceOf = (shapes: Shapes) => ({
+  path: 'a.pt',
+  tensors: new Map([...shapes].map(([name, shape]) => [name, { shape }])),
+});
+
 describe('a model read off a checkpoint', () => {
   it('finds the released models without a configuration', () => {
     const clipb = readModel(shapesOf('clipb'));
@@ -76,7 +81,7 @@ describe('a model read off a checkpoint', () => {
       const extra = [...shapes.keys()].filter((tensor) => !expected.has(tensor));
       if (unused instanceof RegExp) for (const tensor of extra) assert.match(tensor, unused);
       else assert.deepEqual(extra.sort(), [...unused].sort());
-      checkManifest(model, shapes, 'a.pt');
+      checkManifest(model, sourceOf(shapes));
     });
   }
 
@@ -86,7 +91,7 @@ describe('a model read off a checkpoint', () => {
     shapes.set('decoder.conv_in.bias', [511]);
     shapes.set('lpips.lin0.weight', [1, 64, 1, 1]);
     assert.throws(
-      () => checkManifest(readModel(shapes), shapes, 'a.pt'),
+      () => checkManifest(readModel(shapes), sourceOf(shapes)),
       (error: Error & { code: string }) => {
         assert.equal(error.code, 'ERR_TOKENFLOW_CHECKPOINT');
         assert.match(error.message, /a\.pt/);

@@ -56,7 +56,7 @@ const NAMES_SHOWN = 3;
 export function compareKeys(
   path: string,
   expected: ReadonlyMap<string, readonly number[]>,
-  found: ReadonlyMap<string, TensorInfo>,
+  found: ReadonlyMap<string, Pick<TensorInfo, 'shape'>>,
   ignore: (name: string) => boolean = () => false,
 ): void {
   const missing: string[] = [];

@@ -1,4 +1,5 @@
-import { TokenFlowError } from '../errors.js';
+import { compareKeys } from '../checkpoint/state-dict.js';
+import type { TensorInfo } from '../checkpoint/stored-tensor.js';
 import type { WeightShapes } from '../graph/ops.js';
 import { decodeGraph, encodeGraph, semanticGraph } from './graphs.js';
 import type { Model } from './model.js';
@@ -34,39 +35,13 @@ function isUnused(model: Model, name: string): boolean {
   ].some((prefix) => name.startsWith(prefix));
 }
 
-const NAMED = 4;
-
-function list(title: string, items: readonly string[]): string {
-  const rest = items.length > NAMED ? ` and ${items.length - NAMED} more` : '';
-  return `${items.length} ${title}: ${items.slice(0, NAMED).join(', ')}${rest}`;
-}
-
-const show = (shape: readonly number[]): string => `[${shape.join(', ')}]`;
-
 /**
  * Compares the tensors of a checkpoint with what the model needs.
  * @throws TokenFlowError ERR_TOKENFLOW_CHECKPOINT naming the first missing, misshapen and extra tensors
  */
-export function checkManifest(model: Model, shapes: WeightShapes, path: string): void {
-  const expected = manifest(model);
-  const missing: string[] = [];
-  const misshapen: string[] = [];
-  for (const [name, shape] of expected) {
-    const found = shapes.get(name);
-    if (!found) missing.push(`${name} ${show(shape)}`);
-    else if (show(found) !== show(shape))
-      misshapen.push(`${name} is ${show(found)}, expected ${show(shape)}`);
-  }
-  const extra = [...shapes.keys()].filter((name) => !expected.has(name) && !isUnused(model, name));
-  const faults = [
-    ...(missing.length ? [list('missing', missing)] : []),
-    ...(misshapen.length ? [list('of another shape', misshapen)] : []),
-    ...(extra.length ? [list('that no part of the model uses', extra)] : []),
-  ];
-  if (faults.length > 0) {
-    throw new TokenFlowError(
-      'ERR_TOKENFLOW_CHECKPOINT',
-      `The tensors of ${path} are not those of a TokenFlow model of ${expected.size} tensors. ${faults.join('; ')}`,
-    );
-  }
+export function checkManifest(
+  model: Model,
+  source: { readonly path: string; readonly tensors: ReadonlyMap<string, Pick<TensorInfo, 'shape'>> },
+): void {
+  compareKeys(source.path, manifest(model), source.tensors, (name) => isUnused(model, name));
 }

@@ -1,0 +1,30 @@
+import type { Graph } from '../graph/ops.js';
+
+/** A batch is made no larger than this for the sake of speed: beyond it the widest map falls out of every cache. */
+const WIDEST_MAP_BYTES = 64 * 2 ** 20;
+const LARGEST_BATCH = 8;
+
+/** The batch a graph is best run at, from its form for one image. */
+export function defaultBatch(single: Graph): number {
+  const bytes = { f32: 4, i32: 4, u8: 1 };
+  const widest = Math.max(
+    ...single.values.map(({ shape, dtype }) => shape.reduce((a, b) => a * b, bytes[dtype])),
+  );
+  const fitting = Math.max(1, Math.min(LARGEST_BATCH, WIDEST_MAP_BYTES / widest));
+  return 2 ** Math.floor(Math.log2(fitting));
+}
+
+/**
+ * Splits `count` images into runs of at most `size`. What is left over is run in powers of two, so that few programs
+ * serve every count.
+ */
+export function splitBatch(count: number, size: number): { start: number; count: number }[] {
+  const chunks: { start: number; count: number }[] = [];
+  for (let start = 0; start < count; ) {
+    const left = count - start;
+    const run = left >= size ? size : 2 ** Math.floor(Math.log2(left));
+    chunks.push({ start, count: run });
+    start += run;
+  }
+  return chunks;
+}

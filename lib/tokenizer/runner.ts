@@ -1,0 +1,80 @@
+import type { BuiltGraph } from '../graph/builder.js';
+import { defaultBatch, splitBatch } from './batching.js';
+import type { Inputs, Outputs, Programs } from './programs.js';
+
+/** What a program computes, for any batch size. */
+export interface Kind {
+  /** The same key for the same graphs. */
+  readonly key: string;
+  readonly build: (batch: number) => BuiltGraph;
+}
+
+/** Images `start` to `start + count` of a call. */
+export interface Chunk {
+  readonly start: number;
+  readonly count: number;
+}
+
+/** A computation over any number of images: where each chunk's inputs come from and its outputs go. */
+export interface Work<I> {
+  readonly kind: Kind;
+  readonly count: number;
+  inputs(chunk: Chunk): I;
+  take(outputs: Outputs, chunk: Chunk): void;
+}
+
+/** Cuts work into chunks that bound the memory and runs each as a program. */
+export class Runner {
+  readonly #programs: Programs;
+  readonly #batchSize: number | undefined;
+  readonly #batches = new Map<string, number>();
+
+  constructor(programs: Programs, batchSize?: number) {
+    this.#programs = programs;
+    this.#batchSize = batchSize;
+  }
+
+  /** Compiles the program of whole chunks and reads its weights. */
+  async prepare(kind: Kind, signal?: AbortSignal): Promise<void> {
+    await this.#programs.prepare(...this.#program(kind, this.#batchOf(kind)), signal);
+  }
+
+  /** The inputs of the next chunk are made ready while one is computed. */
+  async run(
+    { kind, count, inputs, take }: Work<Inputs | Promise<Inputs>>,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    signal?.throwIfAborted();
+    const chunks = splitBatch(count, this.#batchOf(kind));
+    const ready = async (chunk: Chunk) => inputs(chunk);
+    let next = ready(chunks[0]);
+    for (const [i, chunk] of chunks.entries()) {
+      const current = await next;
+      if (i + 1 < chunks.length) {
+        next = ready(chunks[i + 1]);
+        next.catch(() => {}); // awaited in the next round; until then a failure must not count as unhandled
+      }
+      take(await this.#programs.run(...this.#program(kind, chunk.count), current, signal), chunk);
+    }
+  }
+
+  runSync({ kind, count, inputs, take }: Work<Inputs>): void {
+    for (const chunk of splitBatch(count, this.#batchOf(kind))) {
+      take(this.#programs.runSync(...this.#program(kind, chunk.count), inputs(chunk)), chunk);
+    }
+  }
+
+  #program(kind: Kind, batch: number): [key: string, build: () => BuiltGraph] {
+    return [`${kind.key} x${batch}`, () => kind.build(batch)];
+  }
+
+  #batchOf(kind: Kind): number {
+    if (this.#batchSize !== undefined) return this.#batchSize;
+    let batch = this.#batches.get(kind.key);
+    if (batch === undefined) {
+      batch = defaultBatch(kind.build(1).graph);
+      this.#batches.set(kind.key, batch);
+    }
+    return batch;
+  }
+}

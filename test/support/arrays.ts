@@ -7,6 +7,14 @@ export function floats(file: string): { data: Float32Array; shape: number[] } {
   return { data, shape };
 }
 
+/** The numbers of a golden case's array of either floating type. */
+export function numbers(file: string): Float32Array | Float64Array {
+  const { data } = readNpy(file);
+  if (!(data instanceof Float32Array || data instanceof Float64Array))
+    throw new Error(`${file} is not floating`);
+  return data;
+}
+
 /** An int32 array of a golden case. */
 export function integers(file: string): { data: Int32Array; shape: number[] } {
   const { data, shape } = readNpy(file) as NpyArray & { data: Int32Array };

@@ -15,6 +15,12 @@ function widen(dtype: 'F16' | 'BF16', bytes: Uint8Array): Float32Array {
   return target;
 }
 
+function narrow(values: Float32Array, dtype: 'F16' | 'BF16'): Uint16Array {
+  const target = new Uint16Array(values.length);
+  fromFloat32(dtype, values, new Uint8Array(target.buffer));
+  return target;
+}
+
 /** The value of binary16 bits, straight from the definition. */
 function halfValue(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
@@ -50,7 +56,7 @@ describe('conversion', () => {
   it('gives every float16 and bfloat16 back, widened and narrowed, but for NaN payloads', () => {
     for (const dtype of ['F16', 'BF16'] as const) {
       const wide = widen(dtype, all16());
-      const back = new Uint16Array(fromFloat32(wide, dtype).buffer);
+      const back = narrow(wide, dtype);
       for (let bits = 0; bits < 65536; bits++) {
         if (Number.isNaN(wide[bits]))
           assert.ok(Number.isNaN(widen(dtype, new Uint8Array(back.slice(bits, bits + 1).buffer))[0]));
@@ -59,8 +65,7 @@ describe('conversion', () => {
     }
   });
 
-  const narrowed = (value: number, dtype: 'F16' | 'BF16') =>
-    new Uint16Array(fromFloat32(new Float32Array([value]), dtype).buffer)[0];
+  const narrowed = (value: number, dtype: 'F16' | 'BF16') => narrow(new Float32Array([value]), dtype)[0];
 
   it('rounds to nearest, ties to even', () => {
     const property = (dtype: 'F16' | 'BF16', decode: (bits: number) => number, infinity: number) =>
@@ -113,11 +118,36 @@ describe('saving as safetensors', () => {
       for (const [name, info] of source.tensors) {
         const floating = ['F64', 'F32', 'F16', 'BF16'].includes(info.dtype);
         assert.equal(saved.tensors.get(name)!.dtype, floating ? dtype : info.dtype, name);
-        const wanted = floating ? new Float32Array(source.read(name).length) : source.read(name);
-        if (floating) toFloat32(dtype, fromFloat32(source.read(name), dtype), wanted, 0);
+        const wanted = source.read(name);
+        if (floating && dtype !== 'F32')
+          toFloat32(dtype, new Uint8Array(narrow(wanted, dtype).buffer), wanted, 0);
         assert.deepEqual(saved.read(name), wanted, name);
       }
       source.close();
+      saved.close();
+    }
+  });
+
+  it('converts tensors of many pieces, and of a last one that is shorter', () => {
+    const values = Float32Array.from({ length: 300_001 }, (_, i) => i / 7);
+    const first = path.join(scratch.path, 'many.safetensors');
+    const write: TensorToWrite['write'] = (sink) => sink(new Uint8Array(values.buffer));
+    writeSafetensors(first, [{ name: 'w', dtype: 'F32', shape: [values.length], write }]);
+    for (const dtype of ['F32', 'F16', 'BF16'] as const) {
+      const source = openCheckpoint(first);
+      const file = path.join(scratch.path, `many-${dtype}.safetensors`);
+      saveAsSafetensors(source, file, { dtype });
+      source.close();
+      const saved = openCheckpoint(file);
+      const raw = saved.readRaw('w');
+      assert.deepEqual(
+        raw,
+        new Uint8Array(dtype === 'F32' ? values.buffer : narrow(values, dtype).buffer),
+        dtype,
+      );
+      const parts: Buffer[] = [];
+      saved.stream('w', (bytes) => parts.push(Buffer.from(bytes)));
+      assert.deepEqual(new Uint8Array(Buffer.concat(parts)), raw);
       saved.close();
     }
   });
@@ -143,23 +173,23 @@ describe('saving as safetensors', () => {
   it('leaves the old file and nothing else when it fails', () => {
     const folder = scratchFolder();
     const file = folder.write('old', 'weights.safetensors');
-    const tensor = (name: string, bytes: () => Uint8Array): TensorToWrite => ({
+    const tensor = (name: string, write: TensorToWrite['write']): TensorToWrite => ({
       name,
       dtype: 'F32',
       shape: [2],
-      bytes,
+      write,
     });
-    const good = tensor('a', () => new Uint8Array(8));
+    const good = tensor('a', (sink) => sink(new Uint8Array(8)));
     const failing = tensor('b', () => {
       throw new Error('no more');
     });
     assert.throws(() => writeSafetensors(file, [good, failing]), /no more/);
-    assert.throws(() => writeSafetensors(file, [good, tensor('b', () => new Uint8Array(7))]), {
+    assert.throws(() => writeSafetensors(file, [good, tensor('b', (sink) => sink(new Uint8Array(7)))]), {
       code: 'ERR_TOKENFLOW_INVALID_ARGUMENT',
-      message: /8 bytes for the bytes of tensor 'b'/,
+      message: /8 bytes for tensor 'b' but received 7/,
     });
     assert.throws(() => writeSafetensors(file, [good, good]), { code: 'ERR_TOKENFLOW_INVALID_ARGUMENT' });
-    assert.throws(() => writeSafetensors(file, [tensor('__metadata__', good.bytes)]), /each name once/);
+    assert.throws(() => writeSafetensors(file, [tensor('__metadata__', good.write)]), /each name once/);
     assert.throws(() => writeSafetensors(path.join(folder.path, 'no', 'x.safetensors'), [good]), {
       code: 'ERR_TOKENFLOW_IO',
       message: /could not write .*x\.safetensors/,

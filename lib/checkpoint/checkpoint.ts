@@ -10,7 +10,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { fromFloat32, isFloating } from './dtype.js';
+import { DTYPE_BYTES, type Dtype, fromFloat32, isFloating, toFloat32 } from './dtype.js';
 import { isSafetensors, openSafetensors, openSafetensorsIndex } from './safetensors.js';
 import { type TensorToWrite, writeSafetensors } from './safetensors-writer.js';
 import { type ByteSource, openFile, readRange } from './source.js';
@@ -74,7 +74,10 @@ export class Checkpoint {
     return this.#tensor(name).read();
   }
 
-  /** As `read`, into `target`, whose length must be the tensor's element count. */
+  /**
+   * As `read`, into `target`, whose length must be the tensor's element count. Whoever copies the weights on (packs them,
+   * say) reads them all through one buffer this way: touching fresh memory takes longer than reading the file.
+   */
   readInto(name: string, target: Float32Array): void {
     const tensor = this.#tensor(name);
     const count = tensor.shape.reduce((product, size) => product * size, 1);
@@ -87,6 +90,13 @@ export class Checkpoint {
   /** A tensor's little-endian bytes, contiguous and row-major, in its own type. */
   readRaw(name: string): Uint8Array {
     return this.#tensor(name).readRaw();
+  }
+
+  /**
+   * As `readRaw`, piece by piece: hands `take` the bytes in order, of whole elements each, valid until it returns.
+   */
+  stream(name: string, take: (bytes: Uint8Array) => void): void {
+    this.#tensor(name).stream(take);
   }
 
   close(): void {
@@ -190,7 +200,7 @@ function findFile(fileOrFolder: string): string {
 }
 
 /**
- * Writes every tensor of a checkpoint to one safetensors file, one at a time.
+ * Writes every tensor of a checkpoint to one safetensors file, in little memory.
  *
  * @param dtype the type floating tensors are stored in, rounded to nearest even by way of float32; left out, each keeps
  *   its own type. Integers and booleans always do.
@@ -200,11 +210,28 @@ export function saveAsSafetensors(
   file: string,
   { dtype, metadata }: { dtype?: 'F32' | 'F16' | 'BF16'; metadata?: Record<string, string> } = {},
 ): void {
-  const tensors = [...checkpoint.tensors].map(([name, info]): TensorToWrite => {
-    if (dtype === undefined || !isFloating(info.dtype) || info.dtype === dtype) {
-      return { name, dtype: info.dtype, shape: info.shape, bytes: () => checkpoint.readRaw(name) };
+  const tensors = [...checkpoint.tensors].map(([name, { dtype: own, shape }]): TensorToWrite => {
+    if (dtype === undefined || !isFloating(own) || own === dtype) {
+      return { name, dtype: own, shape, write: (sink) => checkpoint.stream(name, sink) };
     }
-    return { name, dtype, shape: info.shape, bytes: () => fromFloat32(checkpoint.read(name), dtype) };
+    return { name, dtype, shape, write: (sink) => checkpoint.stream(name, converter(own, dtype, sink)) };
   });
   writeSafetensors(file, tensors, metadata);
+}
+
+/** A sink for pieces of one type that hands them on in another, through buffers as large as the first piece. */
+function converter(from: Dtype, to: 'F32' | 'F16' | 'BF16', sink: (bytes: Uint8Array) => void) {
+  let floats = new Float32Array(0);
+  let converted = new Uint8Array(0);
+  return (bytes: Uint8Array) => {
+    const count = bytes.length / DTYPE_BYTES[from];
+    if (floats.length < count) {
+      floats = new Float32Array(count);
+      converted = new Uint8Array(count * DTYPE_BYTES[to]);
+    }
+    const part = converted.subarray(0, count * DTYPE_BYTES[to]);
+    toFloat32(from, bytes, floats, 0);
+    fromFloat32(to, floats.subarray(0, count), part);
+    sink(part);
+  };
 }

@@ -102,7 +102,7 @@ function floatBitsToBfloat(bits: number): number {
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
 }
 
-/** Element `index` of `bytes`, as typed arrays see little-endian memory; `bytes` must be aligned to the element. */
+/** Bytes as elements; they must be aligned to the element. */
 function view<T>(
   Type: new (buffer: ArrayBufferLike, byteOffset: number, length: number) => T,
   bytes: Uint8Array,
@@ -166,12 +166,17 @@ export function toFloat32(dtype: Dtype, bytes: Uint8Array, target: Float32Array,
   }
 }
 
-/** Float32 values in another floating type, rounded to nearest, ties to even. The result owns its memory. */
-export function fromFloat32(values: Float32Array, dtype: 'F32' | 'F16' | 'BF16'): Uint8Array {
-  if (dtype === 'F32') return new Uint8Array(values.slice().buffer);
+/**
+ * Writes float32 values to `bytes` in another floating type, rounded to nearest, ties to even. `bytes` must be aligned to
+ * the type and exactly long enough.
+ */
+export function fromFloat32(dtype: 'F32' | 'F16' | 'BF16', values: Float32Array, bytes: Uint8Array): void {
   const from = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const to = new Uint16Array(values.length);
+  if (dtype === 'F32') {
+    view(Uint32Array, bytes, 4).set(from);
+    return;
+  }
+  const to = view(Uint16Array, bytes, 2);
   if (dtype === 'F16') for (let i = 0; i < from.length; i++) to[i] = floatBitsToHalf(from[i]);
   else for (let i = 0; i < from.length; i++) to[i] = floatBitsToBfloat(from[i]);
-  return new Uint8Array(to.buffer);
 }

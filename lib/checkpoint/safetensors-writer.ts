@@ -1,17 +1,17 @@
-/** Writes safetensors: one tensor in memory at a time, and the file appears whole or not at all. */
+/** Writes safetensors: tensors stream through, and the file appears whole or not at all. */
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { invalidArgument, TokenFlowError } from '../errors.js';
 import { DTYPE_BYTES, type Dtype, elementCount } from './dtype.js';
 
-/** A tensor to write; `bytes` is called once, when its turn comes. */
+/** A tensor to write; `write` is called once, when its turn comes. */
 export interface TensorToWrite {
   name: string;
   dtype: Dtype;
   shape: readonly number[];
-  /** The contiguous row-major little-endian bytes, exactly as many as type and shape say. */
-  bytes(): Uint8Array;
+  /** Hands over the contiguous row-major little-endian bytes, in pieces, exactly as many as type and shape say. */
+  write(sink: (bytes: Uint8Array) => void): void;
 }
 
 /**
@@ -35,12 +35,15 @@ export function writeSafetensors(
   replaceFile(file, (write) => {
     write(header);
     for (const tensor of ordered) {
-      const bytes = tensor.bytes();
+      let written = 0;
+      tensor.write((bytes) => {
+        write(bytes);
+        written += bytes.length;
+      });
       const expected = byteLength(tensor);
-      if (bytes.length !== expected) {
-        throw invalidArgument(`the bytes of tensor '${tensor.name}'`, `${expected} bytes`, bytes);
+      if (written !== expected) {
+        throw invalidArgument(`tensor '${tensor.name}'`, `${expected} bytes`, written);
       }
-      write(bytes);
     }
   });
 }

@@ -118,7 +118,7 @@ export class StoredTensor implements TensorInfo {
     } else if (this.dtype === 'F32') {
       this.#fill(new Uint8Array(target.buffer, target.byteOffset, this.byteLength));
     } else {
-      this.#stream((bytes, done) => toFloat32(this.dtype, bytes, target, done / item));
+      this.stream((bytes, done) => toFloat32(this.dtype, bytes, target, done / item));
     }
   }
 
@@ -130,15 +130,22 @@ export class StoredTensor implements TensorInfo {
     return target;
   }
 
+  /**
+   * Hands the tensor's contiguous bytes to `take` in order, piece by piece: aligned, of whole elements, valid until `take`
+   * returns. `done` is how many bytes came before.
+   */
+  stream(take: (bytes: Uint8Array, done: number) => void): void {
+    if (this.strides) {
+      take(this.#gather(), 0);
+      return;
+    }
+    const piece = new Uint8Array(Math.min(PIECE_BYTES, this.byteLength));
+    this.#pieces((_, length) => piece.subarray(0, length), take);
+  }
+
   /** Reads a contiguous tensor's bytes straight into place. */
   #fill(target: Uint8Array): void {
     this.#pieces((done, length) => target.subarray(done, done + length));
-  }
-
-  /** Hands a contiguous tensor's bytes to `take`, piece by piece, each aligned and of whole elements. */
-  #stream(take: (bytes: Uint8Array, done: number) => void): void {
-    const piece = new Uint8Array(Math.min(PIECE_BYTES, this.byteLength));
-    this.#pieces((_, length) => piece.subarray(0, length), take);
   }
 
   #pieces(

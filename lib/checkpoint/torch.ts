@@ -50,9 +50,9 @@ class Storages {
     if (!Array.isArray(id)) throw this.source.broken('the pickle refers to an object without a proper name');
     if (id[0] === 'module') return new Inert('module');
     const [kind, type, key, , count, view] = id;
+    if (kind === 'storage' && type instanceof Inert) return type; // quantised or complex: of no harm unless it is wanted
     if (kind !== 'storage' || !(type instanceof StorageType) || typeof key !== 'string') {
-      const className = type instanceof Inert ? ` of ${type.className}` : '';
-      throw this.source.broken(`the pickle refers to a storage${className} of a kind that is not supported`);
+      throw this.source.broken('the pickle refers to an object that is no storage');
     }
     if (view !== undefined && view !== null) {
       throw this.source.broken(
@@ -172,7 +172,10 @@ export function openTorchLegacy(source: ByteSource): TorchStateDict {
   let at = reader.position;
   for (const key of keys) {
     const storage = typeof key === 'string' ? storages.byKey.get(key) : undefined;
-    if (!storage || storage.place) throw source.broken('the list of its storages does not match its tensors');
+    if (!storage || storage.place)
+      throw source.broken(
+        'the list of its storages does not match its tensors, or names one of an unknown type',
+      );
     const count = Number(Buffer.from(readRange(source, at, 8).buffer).readBigInt64LE(0));
     const size = count * (storage.type.dtype ? DTYPE_BYTES[storage.type.dtype] : 1);
     if (size !== storage.size) {
@@ -217,6 +220,8 @@ function toStoredTensor(
 ): StoredTensor {
   const broken = (what: string) => source.broken(`tensor '${key.slice(0, 200)}' ${what}`);
   const { storage, offset, shape, strides } = record;
+  if (storage instanceof Inert)
+    throw broken(`has a ${storage.className.slice(0, 60)}, a type that is not supported`);
   if (!(storage instanceof Storage)) throw broken('has no storage');
   const dtype: Dtype | undefined =
     record.dtype instanceof TorchDtype ? record.dtype.dtype : storage.type.dtype;

@@ -1,0 +1,67 @@
+// Runs the CUDA kernels on the CPU (test/simt): builds with the host compiler, runs every test program, prints
+// "N passed, N failed". `--asan` builds with AddressSanitizer and UndefinedBehaviorSanitizer; `--filter=WORD` runs the
+// cases whose names contain it; `--source=DIR` takes the kernels from another native/ folder, `--build=DIR` builds elsewhere.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+const { values } = parseArgs({
+  options: {
+    asan: { type: 'boolean', default: false },
+    filter: { type: 'string', multiple: true, default: [] },
+    source: { type: 'string', default: path.join(root, 'native') },
+    build: { type: 'string' },
+    program: { type: 'string', multiple: true, default: [] },
+  },
+});
+const build = values.build ?? path.join(root, 'build', values.asan ? 'simt-asan' : 'simt');
+
+function must(command, args) {
+  const result = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (result.status === 0) return;
+  process.stderr.write(`${result.stdout ?? ''}${result.stderr ?? ''}${result.error ?? ''}\n`);
+  process.stderr.write(`simt: '${command} ${args.join(' ')}' did not succeed\n`);
+  process.exit(2);
+}
+
+must('cmake', [
+  ...['-S', path.join(root, 'test', 'simt'), '-B', build, '-DCMAKE_BUILD_TYPE=None'],
+  ...[`-DSIMT_ASAN=${values.asan ? 'ON' : 'OFF'}`, `-DSIMT_NATIVE=${path.resolve(values.source)}`],
+]);
+const jobs = Math.min(2, os.availableParallelism());
+must('cmake', [
+  ...['--build', build, '--parallel', String(jobs)],
+  ...values.program.flatMap((name) => ['--target', name]),
+]);
+
+const programs = readdirSync(path.join(root, 'test', 'simt'))
+  .filter((file) => file.endsWith('_test.cc'))
+  .map((file) => file.replace(/\.cc$/, ''))
+  .filter((name) => values.program.length === 0 || values.program.includes(name));
+const env = { ...process.env, ASAN_OPTIONS: `detect_leaks=0:${process.env.ASAN_OPTIONS ?? ''}` };
+let passed = 0;
+let failed = 0;
+for (const name of programs) {
+  const file = path.join(build, name);
+  if (!existsSync(file)) throw new Error(`${file} was not built`);
+  process.stdout.write(`${name}\n`);
+  const result = spawnSync(file, values.filter, { encoding: 'utf8', maxBuffer: 1 << 28, env });
+  process.stdout.write(result.stdout);
+  const summary = /^(\d+) passed, (\d+) failed$/m.exec(result.stdout);
+  if (!summary) {
+    // It ended before its summary: whatever stopped it counts as one failure.
+    process.stdout.write(
+      `  ${name} ended early (status ${result.status}, signal ${result.signal})\n${result.stderr}\n`,
+    );
+    failed++;
+    continue;
+  }
+  passed += Number(summary[1]);
+  failed += Number(summary[2]);
+}
+process.stdout.write(`${passed} passed, ${failed} failed\n`);
+process.exit(failed === 0 && passed > 0 ? 0 : 1);

@@ -73,7 +73,10 @@ function readEnumerators() {
 function compile(file, chosen) {
   const flags = readFlags();
   const hostOnly = !readFileSync(path.join(root, file), 'utf8').includes('__global__');
-  const codes = (hostOnly ? chosen.slice(0, 1) : chosen).flatMap((a) => ['-gencode', `arch=compute_${a},code=sm_${a}`]);
+  const codes = (hostOnly ? chosen.slice(0, 1) : chosen).flatMap((a) => [
+    '-gencode',
+    `arch=compute_${a},code=sm_${a}`,
+  ]);
   const args = [...flags, ...codes, '-Xptxas', '-v', '--threads', '2', '-c', '-o', '/dev/null', file];
   const result = spawnSync('nvcc', args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 });
   const text = `${result.stdout}${result.stderr}`;

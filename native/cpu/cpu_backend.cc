@@ -2,6 +2,7 @@
 #include <cstring>
 #include <set>
 
+#include "cpu/fusion.h"
 #include "cpu/op.h"
 #include "runtime/cpu_features.h"
 #include "runtime/error.h"
@@ -17,9 +18,13 @@ class CpuProgram : public Program {
       : graph_(graph), store_(std::move(store)) {
     Compiler compiler(graph_, *store_, precision);
     std::vector<Step> steps;
-    for (size_t i = 0; i < graph_.ops.size(); i++) {
-      steps.push_back({i, OperandsOf(graph_.ops[i])});
-      std::visit([&](const auto& op) { ops_.push_back(Compile(op, compiler)); }, graph_.ops[i]);
+    for (const FusedStep& fused : Fuse(graph_)) {
+      const Op& op = graph_.ops[fused.step.op];
+      steps.push_back(fused.step);
+      op_of_.push_back(fused.step.op);
+      ops_.push_back(fused.winograd
+                         ? CompileWinograd(std::get<Conv2d>(op), fused, compiler)
+                         : std::visit([&](const auto& plain) { return Compile(plain, compiler); }, op));
     }
     weights_ = compiler.weights();
     plan_ = PlanMemory(graph_, steps);
@@ -84,7 +89,7 @@ class CpuProgram : public Program {
       if (plan_.moved[i]) continue;
       const auto start = std::chrono::steady_clock::now();
       ops_[i].run(frame);
-      milliseconds_[i] +=
+      milliseconds_[op_of_[i]] +=
           std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     }
     for (size_t i = 0; i < graph_.outputs.size(); i++) {
@@ -102,10 +107,11 @@ class CpuProgram : public Program {
  private:
   const Graph graph_;
   std::shared_ptr<CpuWeightStore> store_;
-  std::vector<CompiledOp> ops_;  // one per op of the graph
+  std::vector<CompiledOp> ops_;  // by step
+  std::vector<size_t> op_of_;    // of the graph, by step
   std::vector<std::shared_ptr<WeightEntry>> weights_;
   MemoryPlan plan_;
-  std::vector<double> milliseconds_;
+  std::vector<double> milliseconds_;  // by op of the graph
 };
 
 class Cpu : public Backend {

@@ -1,25 +1,21 @@
-// The statistics of a group normalisation, apart from its application: a convolution that follows can apply
-// them while it reads.
+// A group normalisation up to its application, which a convolution that follows does while it reads.
 #pragma once
-#include <cstdint>
+#include <functional>
+
+#include "cpu/op.h"
 
 namespace tokenflow {
 
-struct GroupNormShape {
-  int64_t batch, pixels, channels, groups;
-  float epsilon;
+// scale and shift such that x * scale + shift is normalised and has the affine part applied.
+struct GroupAffine {
+  int64_t floats;         // of scale and of shift: [batch][channels]
+  int64_t scratch_bytes;  // scale, then shift, then what the statistics need
+  std::function<void(const float* x, char* scratch)> compute;
 };
 
-int64_t GroupStatisticsScratchBytes(const GroupNormShape& shape);
-
-// scale and shift such that x * scale + shift is normalised and has the affine part applied. Sums are taken
-// over pieces of a fixed number of pixels, in fp32 around the first pixel, and joined in order in fp64.
-void GroupScaleShift(const GroupNormShape& shape,
-                     const float* x,       // [batch][pixels][channels]
-                     const float* weight,  // [channels]
-                     const float* bias,    // [channels]
-                     char* scratch,
-                     float* scale,   // [batch][channels]
-                     float* shift);  // [batch][channels]
+// The statistics come from the convolution that made x where that has gathered them (Compiler::GroupSumsOf);
+// otherwise x is read once: sums over pieces of a fixed number of pixels, in fp32 around the first pixel, joined in
+// order in fp64.
+GroupAffine CompileGroupAffine(const GroupNorm& op, Compiler& compiler);
 
 }  // namespace tokenflow

@@ -32,4 +32,13 @@ std::shared_ptr<Weight<FloatArray>> Compiler::RequestArray(const std::vector<Wei
       });
 }
 
+Compiler::GroupSums Compiler::GatherGroupSums(ValueId y, int64_t groups) {
+  return group_sums_[{y, groups}] = std::make_shared<std::vector<double>>(value(y).shape[0] * groups * 2);
+}
+
+Compiler::GroupSums Compiler::GroupSumsOf(ValueId x, int64_t groups) const {
+  const auto found = group_sums_.find({OriginOf(graph)[x], groups});
+  return found == group_sums_.end() ? nullptr : found->second;
+}
+
 }  // namespace tokenflow

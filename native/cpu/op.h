@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/fusion.h"
 #include "cpu/weight_store.h"
 #include "runtime/graph.h"
 
@@ -52,12 +53,20 @@ class Compiler {
 
   const std::vector<std::shared_ptr<WeightEntry>>& weights() const { return weights_; }
 
+  // Sums and sums of squares per image and group, [batch][groups][2], that the op which makes a value leaves for
+  // the normalisation that reads it.
+  using GroupSums = std::shared_ptr<std::vector<double>>;
+  GroupSums GatherGroupSums(ValueId y, int64_t groups);
+  GroupSums GroupSumsOf(ValueId x, int64_t groups) const;  // null: nobody gathers them
+
   const Graph& graph;
   const Precision precision;
 
  private:
   CpuWeightStore& store_;
   std::vector<std::shared_ptr<WeightEntry>> weights_;
+  std::map<std::pair<ValueId, int64_t>, GroupSums>
+      group_sums_;  // by value, a reshape being its operand, and groups
 };
 
 // Parts of equal size that add up to `count` elements.
@@ -67,6 +76,7 @@ CompiledOp Compile(const PixelsToFloat& op, Compiler& compiler);
 CompiledOp Compile(const FloatToPixels& op, Compiler& compiler);
 CompiledOp Compile(const ScaleInput& op, Compiler& compiler);
 CompiledOp Compile(const Conv2d& op, Compiler& compiler);
+CompiledOp CompileWinograd(const Conv2d& op, const FusedStep& fused, Compiler& compiler);
 CompiledOp Compile(const Linear& op, Compiler& compiler);
 CompiledOp Compile(const GroupNorm& op, Compiler& compiler);
 CompiledOp Compile(const LayerNorm& op, Compiler& compiler);

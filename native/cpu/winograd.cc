@@ -146,8 +146,8 @@ size_t WinogradConv3x3::PackedBytes() const {
   return (weight_.size() + bias_.size()) * sizeof(float);
 }
 
-size_t WinogradConv3x3::ScratchBytes(const Conv3x3Call& call) const {
-  return Plan(call, cin_, cout_, Threads()).bytes;
+size_t WinogradConv3x3::ScratchBytes(const Conv3x3Call& call, int64_t cin, int64_t cout) {
+  return Plan(call, cin, cout, Threads()).bytes;
 }
 
 void WinogradConv3x3::Run(const Conv3x3Call& call) const {

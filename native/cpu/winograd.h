@@ -54,7 +54,8 @@ class WinogradConv3x3 {
   WinogradConv3x3(int64_t cin, int64_t cout, const float* weight, const float* bias);
 
   // What Run needs with the number of threads in force (parallel.h) for such a call.
-  size_t ScratchBytes(const Conv3x3Call& call) const;
+  size_t ScratchBytes(const Conv3x3Call& call) const { return ScratchBytes(call, cin_, cout_); }
+  static size_t ScratchBytes(const Conv3x3Call& call, int64_t cin, int64_t cout);
 
   // Throws Error on an inconsistent call.
   void Run(const Conv3x3Call& call) const;

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { crc32 } from 'node:zlib';
 import { openCheckpoint } from '../lib/checkpoint/checkpoint.js';
@@ -72,6 +72,7 @@ describe('mutated files', function () {
     seed: number,
     mutation: typeof mutate,
     read: (mutant: Buffer) => void,
+    codes = /^ERR_TOKENFLOW_(CHECKPOINT|FORMAT)$/,
   ): number {
     const random = randomIntegers(seed);
     const before = process.memoryUsage().rss;
@@ -85,7 +86,7 @@ describe('mutated files', function () {
         if (!(error instanceof TokenFlowError)) {
           throw new Error(`mutant ${i} of seed ${seed}: ${(error as Error).stack}`, { cause: error });
         }
-        assert.match(error.code, /^ERR_TOKENFLOW_(CHECKPOINT|FORMAT)$/);
+        assert.match(error.code, codes);
         refused++;
       }
       assert.ok(Date.now() - started < SLOWEST_MS, `mutant ${i} of seed ${seed} took too long`);
@@ -95,7 +96,11 @@ describe('mutated files', function () {
   }
 
   const readAll = (checksums: boolean) => (mutant: Buffer) => {
-    const checkpoint = openCheckpoint(scratch.write(mutant, 'mutant'), { checksums });
+    readFile(scratch.write(mutant, 'mutant'), checksums);
+  };
+
+  const readFile = (file: string, checksums: boolean) => {
+    const checkpoint = openCheckpoint(file, { checksums });
     try {
       for (const name of checkpoint.tensors.keys()) checkpoint.read(name);
     } finally {
@@ -115,6 +120,20 @@ describe('mutated files', function () {
       const refused = survive(bytes, 2000 + index, mutatePickle, readAll(false));
       assert.ok(refused > MUTANTS / 10, `only ${refused} mutants were refused`);
     });
+  });
+
+  it('an index of shards', () => {
+    cpSync(path.join(FIXTURES, 'sharded'), scratch.path, { recursive: true });
+    const index = 'model.safetensors.index.json';
+    const bytes = readFileSync(path.join(scratch.path, index));
+    const refused = survive(
+      bytes,
+      4000,
+      mutate,
+      (mutant) => readFile(scratch.write(mutant, index), true),
+      /^ERR_TOKENFLOW_(CHECKPOINT|IO)$/, // a mutant may name a shard that is not there
+    );
+    assert.ok(refused > MUTANTS / 10, `only ${refused} mutants were refused`);
   });
 
   readdirSync(FIXTURES)

@@ -137,6 +137,16 @@ describe('broken and hostile checkpoints', () => {
       );
     });
 
+    it('with 64-bit sizes that are cut short', () => {
+      const bytes = torchZip(pickle.program(pickle.dict([])), true);
+      const name = 'archive/data.pkl';
+      const extra = bytes.indexOf(bytesOf([0x50, 0x4b, 1, 2])) + 46 + name.length;
+      for (const length of [0, 8, 23, 25, 0xffff]) {
+        bytes.writeUInt16LE(length, extra + 2);
+        refusesBytes(bytes, /'archive\/data\.pkl' lacks its 64-bit sizes/);
+      }
+    });
+
     it('with 64-bit sizes beyond all numbers', () => {
       const archive = torchZip(pickle.program(pickle.dict([])), true);
       const end64 = archive.indexOf(bytesOf([0x50, 0x4b, 6, 6]));

@@ -1,3 +1,4 @@
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <set>
@@ -28,7 +29,7 @@ class CpuProgram : public Program {
     }
     weights_ = compiler.weights();
     plan_ = PlanMemory(graph_, steps);
-    milliseconds_.assign(graph_.ops.size(), 0.0);
+    milliseconds_ = std::vector<std::atomic<double>>(graph_.ops.size());
   }
 
   const Graph& graph() const override { return graph_; }
@@ -89,8 +90,9 @@ class CpuProgram : public Program {
       if (plan_.moved[i]) continue;
       const auto start = std::chrono::steady_clock::now();
       ops_[i].run(frame);
-      milliseconds_[op_of_[i]] +=
-          std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+      const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
+      std::atomic<double>& total = milliseconds_[op_of_[i]];
+      total.store(total.load() + spent.count());
     }
     for (size_t i = 0; i < graph_.outputs.size(); i++) {
       const ValueId value = graph_.outputs[i].value;
@@ -100,7 +102,8 @@ class CpuProgram : public Program {
 
   std::vector<OpTime> Profile() const override {
     std::vector<OpTime> times;
-    for (size_t i = 0; i < graph_.ops.size(); i++) times.push_back({OpName(graph_.ops[i]), milliseconds_[i]});
+    for (size_t i = 0; i < graph_.ops.size(); i++)
+      times.push_back({OpName(graph_.ops[i]), milliseconds_[i].load()});
     return times;
   }
 
@@ -111,7 +114,7 @@ class CpuProgram : public Program {
   std::vector<size_t> op_of_;    // of the graph, by step
   std::vector<std::shared_ptr<WeightEntry>> weights_;
   MemoryPlan plan_;
-  std::vector<double> milliseconds_;  // by op of the graph
+  std::vector<std::atomic<double>> milliseconds_;  // by op of the graph
 };
 
 class Cpu : public Backend {

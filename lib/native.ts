@@ -93,6 +93,8 @@ export interface NativeAddon extends NativeCodebooks {
   initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
   simdLevel(): 'scalar' | 'avx2' | 'avx512';
   cpuFeatures(): NativeCpuFeatures;
+  /** What the addon was built with. */
+  buildInfo(): { compiler: string; nodeApi: number };
   threads(): number;
   setThreads(threads: number): void;
   pending(): number;
@@ -190,13 +192,13 @@ export function packageRoot(): string {
   return dir;
 }
 
-function load(): NativeAddon {
+function load(): { addon: NativeAddon; path: string } {
   const attempts: LoadAttempt[] = [];
-  const attempt = (label: string, open: () => unknown): NativeAddon | undefined => {
+  const attempt = (label: string, open: () => unknown): { addon: NativeAddon; path: string } | undefined => {
     try {
       const addon = open() as NativeAddon;
       addon.initialize(TokenFlowError);
-      return addon;
+      return { addon, path: label };
     } catch (error) {
       attempts.push({ path: label, error: (error as Error).message.split('\n')[0] });
       return undefined;
@@ -205,8 +207,8 @@ function load(): NativeAddon {
 
   const named = process.env.TOKENFLOW_NATIVE_PATH;
   if (named) {
-    const addon = attempt(named, () => require(path.resolve(named)));
-    if (addon) return addon;
+    const found = attempt(named, () => require(path.resolve(named)));
+    if (found) return found;
     throw new NativeLoadError(attempts); // a path that was asked for is never replaced silently
   }
   const root = packageRoot();
@@ -215,17 +217,23 @@ function load(): NativeAddon {
   );
   if (local) return local;
   const prebuilt = path.join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'tokenflow.node');
-  const addon = attempt(prebuilt, () => require(prebuilt));
-  if (addon) return addon;
+  const found = attempt(prebuilt, () => require(prebuilt));
+  if (found) return found;
   throw new NativeLoadError(attempts);
 }
 
-let loaded: NativeAddon | undefined;
+let loaded: ReturnType<typeof load> | undefined;
 
 /** The addon, loaded on first use. */
 export function native(): NativeAddon {
   loaded ??= load();
-  return loaded;
+  return loaded.addon;
+}
+
+/** Where the addon was found. */
+export function nativePath(): string {
+  loaded ??= load();
+  return loaded.path;
 }
 
 /** Awaits a native job under an optional AbortSignal; settles exactly once, with the signal's reason when aborted. */

@@ -18,7 +18,8 @@ export interface DerivedWeight {
 
 /** Everything about a model that its graphs are built from. */
 export interface Model {
-  readonly teacher: TokenFlowConfig['teacher'];
+  /** The configuration it was read with, complete: as good as the one beside the checkpoint. */
+  readonly config: TokenFlowConfig;
   readonly imageSize: number;
   readonly outputSize: number;
   readonly scales: readonly number[];
@@ -247,16 +248,17 @@ export function readModel(shapes: WeightShapes, config?: TokenFlowConfig): Model
   const pixelSize = grid * resampling(pixelEncoder);
   const derived = new Map<string, DerivedWeight>();
   let encoder = semanticEncoder;
+  let trainedImageSize = imageSize;
   if (semanticEncoder.kind === 'clip') {
     if (pixelSize !== imageSize) {
       throw broken(
         `The pixel encoder turns ${imageSize} px into ${imageSize / resampling(pixelEncoder)} positions a side, but the last scale is ${grid}; imageSize and scales must agree`,
       );
     }
-    const trained = gridOf(CLIP_POSITIONS, semanticEncoder.positions.shape[0] - 1) * semanticEncoder.patch;
-    if (settings.trainedImageSize !== undefined && settings.trainedImageSize !== trained) {
+    trainedImageSize = gridOf(CLIP_POSITIONS, semanticEncoder.positions.shape[0] - 1) * semanticEncoder.patch;
+    if (settings.trainedImageSize !== undefined && settings.trainedImageSize !== trainedImageSize) {
       throw broken(
-        `The configuration says trainedImageSize ${settings.trainedImageSize} but the position table is for ${trained} px`,
+        `The configuration says trainedImageSize ${settings.trainedImageSize} but the position table is for ${trainedImageSize} px`,
       );
     }
     encoder = { ...semanticEncoder, positions: onGrid(semanticEncoder.positions, grid, derived) };
@@ -267,10 +269,11 @@ export function readModel(shapes: WeightShapes, config?: TokenFlowConfig): Model
     );
   }
 
+  const outputSize = settings.outputSize ?? imageSize;
   return {
-    teacher: settings.teacher,
+    config: { ...settings, trainedImageSize, codebookSize, semanticCodeDim, pixelCodeDim, outputSize },
     imageSize,
-    outputSize: settings.outputSize ?? imageSize,
+    outputSize,
     scales,
     grid,
     pixelSize,

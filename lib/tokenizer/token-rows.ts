@@ -90,7 +90,7 @@ export function tokenRows(
   if (!Number.isInteger(scaleCount) || scaleCount < 1 || scaleCount > given) {
     throw invalidArgument(
       'scales',
-      `a whole number from 1 to ${given}, the scales there are tokens of`,
+      `a whole number from 1 to ${given} (there are tokens of so many scales)`,
       asked,
     );
   }

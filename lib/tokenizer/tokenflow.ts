@@ -1,17 +1,16 @@
 import { resolveDevice, supportsBf16 } from '../backends.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import type { Precision, WeightShapes } from '../graph/ops.js';
+import type { Precision } from '../graph/ops.js';
 import { ImageProcessor } from '../image/processor.js';
 import type { RawImage } from '../image/source.js';
 import { native } from '../native.js';
-import { tokenCount } from './config.js';
-import { findConfig } from './find-config.js';
+import { type TokenFlowConfig, tokenCount } from './config.js';
 import { decodeGraph, encodeGraph, featuresGraph, type ImageType, semanticGraph } from './graphs.js';
 import { imageList } from './image-input.js';
 import { channelsFirst, channelsLast } from './layout.js';
-import { checkManifest } from './manifest.js';
-import { type Model, readModel } from './model.js';
+import type { Model } from './model.js';
+import { openModel } from './open-model.js';
 import { type Inputs, type Outputs, Programs } from './programs.js';
 import { type Chunk, type Kind, Runner, type Work } from './runner.js';
 import { type TokenInput, tokenRows } from './token-rows.js';
@@ -48,6 +47,8 @@ const PARTS: readonly Part[] = ['encode', 'decode', 'semantic'];
  * const images = await tokenizer.decode(encoded);
  */
 export class TokenFlow implements AsyncDisposable {
+  /** What the checkpoint's shapes did not tell, and some of what they did. */
+  readonly config: TokenFlowConfig;
   /** Side of the square images it reads, in pixels. */
   readonly imageSize: number;
   /** Side of the square images it makes, in pixels. */
@@ -76,6 +77,7 @@ export class TokenFlow implements AsyncDisposable {
     const { precision = 'f32', batchSize, onProgress } = options;
     this.#source = source;
     this.#model = model;
+    this.config = model.config;
     this.device = device;
     this.precision = precision;
     this.imageSize = model.imageSize;
@@ -111,9 +113,11 @@ export class TokenFlow implements AsyncDisposable {
     if (options.threads !== undefined) native().setThreads(options.threads);
     const source = typeof checkpoint === 'string' ? openCheckpoint(checkpoint) : checkpoint;
     try {
-      const shapes: WeightShapes = new Map([...source.tensors].map(([name, { shape }]) => [name, shape]));
-      const model = readModel(shapes, findConfig(options.config, checkpoint));
-      checkManifest(model, source);
+      const model = openModel(
+        source,
+        options.config,
+        typeof checkpoint === 'string' ? checkpoint : undefined,
+      );
       const tokenizer = new TokenFlow(source, model, device, options);
       for (const part of options.preload ?? []) {
         await tokenizer.#runner.prepare(

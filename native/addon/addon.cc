@@ -4,6 +4,14 @@
 
 namespace tokenflow {
 
+#ifdef __clang__
+static const char kCompiler[] = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+static const char kCompiler[] = "GCC " __VERSION__;
+#else
+static const char kCompiler[] = "unknown";
+#endif
+
 void InitRuntime(Napi::Env env, Napi::Object exports) {
   exports.Set("initialize", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
                 Environment::Of(info.Env())->error_class = Napi::Persistent(info[0].As<Napi::Function>());
@@ -20,6 +28,12 @@ void InitRuntime(Napi::Env env, Napi::Object exports) {
                 result.Set("avx512", f.avx512);
                 result.Set("avx512Vnni", f.avx512_vnni);
                 result.Set("avx512Bf16", f.avx512_bf16);
+                return result;
+              }));
+  exports.Set("buildInfo", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                Napi::Object result = Napi::Object::New(info.Env());
+                result.Set("compiler", kCompiler);
+                result.Set("nodeApi", NAPI_VERSION);
                 return result;
               }));
   exports.Set("threads", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {

@@ -1,0 +1,134 @@
+import * as path from 'node:path';
+import { Command } from 'commander';
+import { writePng } from '../image/png.js';
+import { featureMap, readTokens, writeArray } from './arrays.js';
+import { makeFolder } from './folder.js';
+import { addModelOptions, option, scalesOption } from './options.js';
+import {
+  interrupted,
+  loadModel,
+  type ModelOptions,
+  modelPath,
+  printJson,
+  ResidentSize,
+  say,
+  usageError,
+} from './session.js';
+
+interface DecodeCommandOptions extends ModelOptions {
+  out?: string;
+  tensor?: string;
+  semantic?: string;
+  features?: string;
+  scales?: number;
+}
+
+async function decode(file: string, options: DecodeCommandOptions): Promise<void> {
+  const { out, tensor, semantic, features, scales, json } = options;
+  const targets = { tensor, semantic, features };
+  if (!out && !tensor && !semantic && !features) {
+    throw usageError('say what to make: --out folder (PNG), --tensor, --semantic or --features (.npy)');
+  }
+  const toStdout = Object.values(targets).filter((target) => target === '-').length + (json ? 1 : 0);
+  if (toStdout > 1) throw usageError('only one result can go to stdout');
+
+  const rows = readTokens(file);
+  const tokenizer = await loadModel(options);
+  try {
+    const run = { scales, signal: interrupted };
+    const resident = new ResidentSize();
+    const started = performance.now();
+    const files: string[] = [];
+    try {
+      if (out) {
+        const { data, width, height, count } = await tokenizer.decode(rows, run);
+        makeFolder(out);
+        const digits = Math.max(4, String(count - 1).length);
+        for (let i = 0; i < count; i++) {
+          const image = {
+            data: data.subarray(i * width * height * 3, (i + 1) * width * height * 3),
+            width,
+            height,
+          };
+          const png = path.join(out, `${String(i).padStart(digits, '0')}.png`);
+          await writePng(png, image);
+          files.push(png);
+        }
+      }
+      if (tensor) {
+        const { data, shape } = await tokenizer.decodeTensor(rows, run);
+        await writeArray(tensor, { data, shape });
+      }
+      if (semantic) {
+        const result = await tokenizer.decodeSemantic(rows, run);
+        await writeArray(semantic, { data: result.semantic, shape: result.shape });
+      }
+      if (features) {
+        const result = await tokenizer.decodeFeatures(rows, run);
+        await writeArray(features, featureMap(result.features, result.shape));
+      }
+    } finally {
+      resident.stop();
+    }
+    const seconds = (performance.now() - started) / 1000;
+    const written = [
+      ...(out ? [out] : []),
+      ...Object.values(targets).filter((target) => target && target !== '-'),
+    ];
+    say(
+      options,
+      `${rows.shape[0]} ${rows.shape[0] === 1 ? 'image' : 'images'} of ${rows.shape[1]} tokens, ${seconds.toFixed(2)} s -> ${written.join(', ')}`,
+    );
+    if (json) {
+      printJson({
+        model: modelPath(options),
+        device: tokenizer.device,
+        precision: tokenizer.precision,
+        tokens: file,
+        shape: rows.shape,
+        scales: tokenizer.scales.slice(0, scales),
+        images: files,
+        ...targets,
+        seconds,
+        memory: { resident: resident.peak, ...tokenizer.memory() },
+      });
+    }
+  } finally {
+    await tokenizer.dispose();
+  }
+}
+
+export function decodeCommand(): Command {
+  return addModelOptions(
+    new Command('decode')
+      .description('Turn tokens into images, semantic features or code features.')
+      .argument('<tokens>', 'tokens as .npy, [B, T] or [T]; - for stdin')
+      .addOption(
+        option('-o, --out <folder>', 'write the images there as 0000.png, 0001.png, ...', '--out images'),
+      )
+      .addOption(
+        option(
+          '--tensor <file>',
+          'write the images before rounding, float32 [B, 3, H, W]',
+          '--tensor pixels.npy',
+        ),
+      )
+      .addOption(
+        option(
+          '--semantic <file>',
+          'write the semantic features, float32 [B, L, C]',
+          '--semantic semantic.npy',
+        ),
+      )
+      .addOption(
+        option(
+          '--features <file>',
+          'write the sum of the codes over the scales, float32 [B, D, g, g]',
+          '--features features.npy',
+        ),
+      )
+      .addOption(scalesOption()),
+  )
+    .addHelpText('after', '\nExample:\n  tokenflow decode tokens.npy --out images')
+    .action(decode);
+}

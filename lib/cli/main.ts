@@ -1,0 +1,77 @@
+import { Command, CommanderError } from 'commander';
+import { TokenFlowError } from '../errors.js';
+import { NativeLoadError } from '../native.js';
+import { convertCommand } from './convert.js';
+import { decodeCommand } from './decode.js';
+import { doctorCommand } from './doctor.js';
+import { encodeCommand } from './encode.js';
+import { inspectCommand } from './inspect.js';
+import { reconstructCommand } from './reconstruct.js';
+import { interrupted, listenForInterrupt } from './session.js';
+import { packageVersion } from './version.js';
+
+/** Exit codes: what a shell script can rely on. */
+const DONE = 0;
+const FAILED = 1;
+const WRONG_USAGE = 2;
+const INTERRUPTED = 130; // 128 + SIGINT
+
+const oneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, ' ');
+
+function complain(message: string): void {
+  process.stderr.write(`tokenflow: ${message}\n`);
+}
+
+function buildProgram(): Command {
+  const program = new Command('tokenflow')
+    .description('Images to discrete tokens and back.')
+    .version(packageVersion(), '-V, --version', 'print the version  (e.g. tokenflow --version)')
+    .helpOption('-h, --help', 'print this text  (e.g. tokenflow encode --help)')
+    .exitOverride()
+    .configureOutput({
+      outputError: (text) => complain(oneLine(text.replace(/^error: /, ''))),
+    })
+    .addHelpText('after', '\nExample:\n  tokenflow encode photo.jpg --out tokens.npy');
+  const commands = [
+    encodeCommand(),
+    decodeCommand(),
+    reconstructCommand(),
+    inspectCommand(),
+    convertCommand(),
+    doctorCommand(),
+  ];
+  for (const command of commands) program.addCommand(command.copyInheritedSettings(program));
+  return program;
+}
+
+/** Says what went wrong, in a line where a line is enough, and returns the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return DONE; // help or version was asked for
+    if (error.code === 'tokenflow.usage') complain(`${error.message} (see tokenflow --help)`);
+    return WRONG_USAGE;
+  }
+  if (interrupted.aborted) {
+    complain('interrupted');
+    return INTERRUPTED;
+  }
+  if (error instanceof NativeLoadError) complain(error.message);
+  else if (error instanceof TokenFlowError) complain(oneLine(error.message));
+  else complain(oneLine(`unexpected error: ${error instanceof Error ? error.message : error}`));
+  if (process.env.TOKENFLOW_DEBUG && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  return FAILED;
+}
+
+/** Runs the command line and sets the exit code. */
+export async function main(argv: readonly string[]): Promise<void> {
+  listenForInterrupt();
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(DONE); // the reader has seen enough
+    throw error;
+  });
+  try {
+    await buildProgram().parseAsync(argv);
+  } catch (error) {
+    process.exitCode = report(error);
+  }
+}

@@ -2,7 +2,7 @@
 // Each step is skipped when its inputs have not changed since it last succeeded. `--test` also builds the tests.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -102,7 +102,8 @@ if (process.argv.includes('--test')) {
   step('native-tests', ['native', 'test/native', 'CMakeLists.txt'], ['build/native_tests'], () =>
     run('native test build', 'cmake', ['--build', 'build', '--target', 'native_tests', '--parallel', '2']),
   );
-  step('tests', ['lib', 'test', 'tsconfig.json', 'package-lock.json'], ['dist-test/test'], () =>
-    run('test build', 'node', ['node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json']),
-  );
+  step('tests', ['lib', 'test', 'tsconfig.json', 'package-lock.json'], ['dist-test/test'], () => {
+    rmSync(path.join(root, 'dist-test'), { recursive: true, force: true }); // a test that was deleted must not run
+    run('test build', 'node', ['node_modules/typescript/bin/tsc', '-p', 'test/tsconfig.json']);
+  });
 }

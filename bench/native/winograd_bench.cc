@@ -1,6 +1,12 @@
-// Speed of WinogradConv3x3 on the model's shapes. Arguments: threads, seconds per shape, SIMD level by
-// TOKENFLOW_SIMD. Times are the least of many runs; the first line is the machine's fp32 FMA peak measured
-// here.
+// Speed of WinogradConv3x3 on the model's shapes, alone and with everything fused (normalised and activated
+// input, residual, group sums).
+//
+//   winograd_bench [threads = 1] [seconds per shape = 0.3] [fused = 1] [side channels]
+//
+// Times are the least of many runs: with one thread the time this thread ran, otherwise wall time.
+#include <time.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +22,11 @@ using tokenflow::WinogradConv3x3;
 namespace {
 
 double Now() {
+  if (tokenflow::Threads() == 1) {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+  }
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -32,7 +43,7 @@ float* Allocate(size_t floats) {
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const double budget = argc > 2 ? std::atof(argv[2]) : 0.3;
-  const bool fused = argc > 3;
+  const bool fused = argc <= 3 || std::atoi(argv[3]) != 0;
   tokenflow::SetThreads(threads);
   const Shape shapes[] = {{128, 128, 256, 1}, {128, 128, 128, 1},  {128, 256, 64, 1},   {256, 256, 64, 1},
                           {256, 256, 32, 1},  {256, 512, 16, 1},   {512, 512, 16, 1},   {512, 512, 16, 4},
@@ -40,6 +51,7 @@ int main(int argc, char** argv) {
                           {256, 256, 256, 1}, {64, 64, 64, 1},     {32, 32, 128, 1}};
   std::mt19937 random(1);
   for (const Shape& s : shapes) {
+    if (argc > 5 && (s.side != std::atoi(argv[4]) || s.cin != std::atoi(argv[5]))) continue;
     const size_t pixels = size_t(s.batch) * s.side * s.side;
     std::vector<float> weight(size_t(s.cin) * s.cout * 9);
     for (float& w : weight) w = std::normal_distribution<float>()(random) * 0.03f;

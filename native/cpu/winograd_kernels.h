@@ -8,8 +8,9 @@ constexpr int kWinogradTile = 4;          // outputs per side of a tile; it read
 constexpr int kWinogradFrequencies = 36;  // 6 x 6
 constexpr int kWinogradPanel = 64;        // output channels handled together
 constexpr int kWinogradChunk = 64;        // input channels summed in registers before they join the total
-constexpr int kWinogradGroup =
-    16;  // channels that lie together in transformed input: [channels / 16][tile][16]
+// Channels that lie together in transformed input, [channels / 16][tile][16]: the product's rows are then a
+// constant apart.
+constexpr int kWinogradGroup = 16;
 
 // A rectangle of tiles of one image.
 struct WinogradRegion {
@@ -54,8 +55,9 @@ struct WinogradKernels {
   // m = v u, or m += v u unless `first`, for one frequency.
   void (*multiply)(const float* v,  // [cin / 16 x group_stride]: [tiles][16]
                    int64_t group_stride,
-                   const float* u,  // [cin][channels]
-                   float* m,        // [tiles][channels]
+                   int64_t frequency_stride,  // to the next frequency's v, which is fetched meanwhile
+                   const float* u,            // [cin][channels]
+                   float* m,                  // [tiles][channels]
                    int64_t tiles, int64_t cin, int64_t channels, bool first);
 
   // A^T m A of every tile of a region, and the epilogue.

@@ -212,7 +212,7 @@ int main() {
       {128, 128, 1, 27, 27, false, true, true, 32},  {32, 32, 1, 70, 70, false, true, false, 8},
       {16, 16, 2, 68, 131, false, false, true, 4},   {64, 192, 5, 8, 8, false, true, true, 32},
       {256, 256, 1, 16, 16, false, true, false, 32}, {512, 512, 1, 16, 16, false, true, true, 32},
-      {512, 64, 2, 32, 32, false, true, false, 0},   {16, 16, 70, 4, 4, false, false, false, 0},
+      {512, 128, 3, 27, 27, false, true, false, 0},  {16, 16, 70, 4, 4, false, false, false, 0},
       {16, 64, 1, 130, 130, false, true, false, 16},
   };
   unsigned seed = 1;

@@ -1,0 +1,108 @@
+// The bundled model on photographs it has never seen: PSNR and SSIM after each scale, and the codes in use.
+//
+//   npm run evaluate:tiny [-- --model CHECKPOINT] [-- --json FILE]
+//
+// The held-out photographs are not in the repository. They are fetched from the packages that tools/train/heldout.json
+// names (about 125 MB, kept in .cache/train) and cropped by tools/train/export_heldout.py, which checks their SHA-256.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { psnr, readNpy, ssim, TokenFlow, TokenFlowError } from '../dist/index.mjs';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+const python = '/usr/bin/python3';
+
+/** Runs a script of tools/train, its progress on stderr. */
+function prepare(script, args) {
+  const file = path.join(root, 'tools', 'train', script);
+  const { status } = spawnSync(python, [file, ...args], { stdio: ['ignore', 2, 2] });
+  if (status !== 0) {
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_IO',
+      `${script} did not succeed. It needs apt-get install python3-numpy python3-pil python3-torch, and the package lists of apt-get update`,
+    );
+  }
+}
+
+/** The held-out crops: uint8 [N, size, size, 3]. */
+function heldOut() {
+  const folder = path.join(
+    process.env.TOKENFLOW_TRAIN_CACHE ?? path.join(root, '.cache', 'train'),
+    'heldout',
+  );
+  const array = path.join(folder, 'images.npy');
+  if (!existsSync(array)) {
+    const listed = JSON.parse(readFileSync(path.join(root, 'tools', 'train', 'heldout.json'), 'utf8'));
+    prepare('fetch.py', [...new Set(listed.photographs.map((photo) => photo.package))]);
+    prepare('export_heldout.py', [folder]);
+  }
+  const { data, shape } = readNpy(array);
+  const [count, height, width] = shape;
+  const bytes = height * width * 3;
+  return Array.from({ length: count }, (_, i) => ({
+    data: data.subarray(i * bytes, (i + 1) * bytes),
+    width,
+    height,
+  }));
+}
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+
+async function main({ model, json }) {
+  const images = heldOut();
+  const tokenizer = await TokenFlow.load(model);
+  const encoded = await tokenizer.encode(images);
+  const byScale = [];
+  for (let scales = 1; scales <= tokenizer.scales.length; scales++) {
+    const { data, width, height } = await tokenizer.decode(encoded, { scales });
+    const bytes = width * height * 3;
+    const decoded = images.map((_, i) => ({
+      data: data.subarray(i * bytes, (i + 1) * bytes),
+      width,
+      height,
+    }));
+    const dB = images.map((image, i) => psnr(image, decoded[i]));
+    byScale.push({ scale: tokenizer.scales[scales - 1], psnr: mean(dB), median: median(dB), decoded });
+  }
+  const last = byScale[byScale.length - 1];
+  const result = {
+    photographs: images.length,
+    psnr: last.psnr,
+    psnrMedian: last.median,
+    ssim: mean(images.map((image, i) => ssim(image, last.decoded[i]))),
+    psnrByScale: byScale.map(({ scale, psnr: dB }) => ({ scale, psnr: dB })),
+    codesInUse: new Set(encoded.tokens).size,
+    codes: tokenizer.codebookSize,
+    tokens: encoded.tokens.length,
+  };
+  await tokenizer.dispose();
+
+  console.log(
+    `${result.photographs} held-out photographs at ${images[0].width} px, ${encoded.shape[1]} tokens each`,
+  );
+  for (const { scale, psnr: dB } of result.psnrByScale) {
+    console.log(`  up to ${String(scale).padStart(2)} x ${String(scale).padEnd(2)}  ${dB.toFixed(2)} dB`);
+  }
+  console.log(
+    `PSNR ${result.psnr.toFixed(2)} dB on average (median ${result.psnrMedian.toFixed(2)}), SSIM ${result.ssim.toFixed(3)}`,
+  );
+  const share = ((100 * result.codesInUse) / result.codes).toFixed(1);
+  console.log(`${result.codesInUse} of ${result.codes} codes in use (${share} %) in ${result.tokens} tokens`);
+  if (json) writeFileSync(json, `${JSON.stringify(result, null, 2)}\n`);
+}
+
+try {
+  const { values } = parseArgs({
+    options: {
+      model: { type: 'string', default: path.join(root, 'models', 'tokenflow-tiny') },
+      json: { type: 'string' },
+    },
+  });
+  await main(values);
+} catch (error) {
+  console.error(`evaluate:tiny: ${error.message}`);
+  process.exitCode = 1;
+}

@@ -25,7 +25,7 @@ describe('golden cases at every instruction-set level', function () {
       const files = ['golden.test.js', 'golden-resize.test.js'].map((file) => path.join(__dirname, file));
       const { status, stdout, stderr } = spawnSync(
         process.execPath,
-        [mocha, '--no-config', '--reporter', 'min', ...files],
+        [mocha, '--no-config', '--timeout', '300000', '--reporter', 'dot', ...files],
         { cwd: packageRoot(), encoding: 'utf8', env: { ...process.env, TOKENFLOW_SIMD: level } },
       );
       assert.equal(status, 0, stdout + stderr);

@@ -24,7 +24,8 @@ function pairs(kind: string) {
     });
 }
 
-describe('golden resizes', () => {
+describe('golden resizes', function () {
+  this.timeout(60_000);
   it('bicubic: the op', () => {
     const found = pairs('bicubic');
     assert.equal(found.length, 8);

@@ -66,7 +66,7 @@ export function clustered(rows, dim, { spread = 0.04, seed = 1, draw = seed } = 
 }
 
 /** `rows` with 64 codes near each of rows/64 centres, `within` apart. */
-export function nearCopies(rows, dim, within, seed, centres = rows / 64) {
+export function nearCopies(rows, dim, within, seed, centres = Math.ceil(rows / 64)) {
   const unique = unitHalves(centres, dim, seed);
   const { uniform, normal } = randomSource(seed + 5);
   const out = new Float32Array(rows * dim);

@@ -31,6 +31,16 @@ export interface NativeMultiScale {
   readonly multiScale: unique symbol;
 }
 
+export interface NativeCodebookInfo {
+  nonFinite: number;
+  bytes: number;
+  /** The screen of the level in force, if it has one. */
+  screen?: string;
+  queries: number;
+  screened: number;
+  exactScores: number;
+}
+
 export interface NativeNearestRequest {
   queries: Float32Array; // [n][dim]
   k: number;
@@ -47,8 +57,9 @@ export interface NativeCodebooks {
     parts: { vectors: Float32Array; dim: number; normalize: boolean }[],
     size: number,
     metric: 'l2' | 'cosine' | 'ip',
+    screen: 'auto' | 'off' | 'always',
   ): NativeCodebook;
-  codebookInfo(codebook: NativeCodebook): { nonFinite: number; bytes: number };
+  codebookInfo(codebook: NativeCodebook): NativeCodebookInfo;
   /** Gives up the handle's share of the memory; the handle is unusable afterwards. */
   codebookRelease(codebook: NativeCodebook): void;
   /** Fills the given arrays: at once when `sync`, else by the time the job is done. */

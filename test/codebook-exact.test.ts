@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { type Metric, PartedCodebook } from '../lib/codebook/index.js';
+import { type LookupStats, type Metric, PartedCodebook, type ScreenMode } from '../lib/codebook/index.js';
 import { native } from '../lib/native.js';
 
 /** mulberry32: seeded, and the same everywhere. */
@@ -81,22 +81,27 @@ interface Case {
   kind: (typeof KINDS)[number];
   queryKind: (typeof KINDS)[number];
   hits: boolean;
+  screen: ScreenMode;
   seed: number;
 }
 
-const cases = (most: { codes: number; n: number; dim: number }): fc.Arbitrary<Case> =>
+const cases = (
+  most: { codes: number; n: number; dim: number },
+  { least = 1, screens = ['auto'] }: { least?: number; screens?: ScreenMode[] } = {},
+): fc.Arbitrary<Case> =>
   fc
     .record({
       metric: fc.constantFrom<Metric>('l2', 'cosine', 'ip'),
       dims: fc.array(fc.integer({ min: 1, max: most.dim }), { minLength: 1, maxLength: 3 }),
       flags: fc.array(fc.boolean(), { minLength: 3, maxLength: 3 }),
       weights: fc.array(fc.constantFrom(1, 1, 1, 0.5, 2, 0, -1, 0.3), { minLength: 3, maxLength: 3 }),
-      codes: fc.integer({ min: 1, max: most.codes }),
+      codes: fc.integer({ min: least, max: most.codes }),
       n: fc.integer({ min: 0, max: most.n }),
       k: fc.constantFrom(1, 1, 1, 2, 3, 10, 64),
       kind: fc.constantFrom(...KINDS),
       queryKind: fc.constantFrom(...KINDS),
       hits: fc.boolean(),
+      screen: fc.constantFrom(...screens),
       seed: fc.integer(),
     })
     .map(({ flags, ...c }) => ({
@@ -106,7 +111,7 @@ const cases = (most: { codes: number; n: number; dim: number }): fc.Arbitrary<Ca
       k: Math.min(c.k, c.codes),
     }));
 
-function check(c: Case): void {
+function check(c: Case): LookupStats {
   const next = random(c.seed);
   const dim = c.dims.reduce((a, b) => a + b, 0);
   const parts = c.dims.map((d, p) => {
@@ -133,7 +138,7 @@ function check(c: Case): void {
     weight: c.weights[p],
   }));
   native().codebookReference(referenceParts, c.codes, c.metric, queries, c.k, expected);
-  const codebook = new PartedCodebook(parts, { metric: c.metric });
+  const codebook = new PartedCodebook(parts, { metric: c.metric, screen: c.screen });
   const found = codebook.nearestSync(queries, { k: c.k, weights: c.weights, partDistances: true });
   assert.deepEqual(found.indices, expected);
   for (let i = 0; i < expected.length; i++) {
@@ -147,17 +152,36 @@ function check(c: Case): void {
       assert.ok(own.every((distance) => distance >= 0));
     }
   }
+  const { stats } = codebook;
   codebook.dispose();
+  return stats;
 }
 
 describe(`exact lookup at level ${native().simdLevel()}`, () => {
   it('small shapes of every kind', () => {
-    fc.assert(fc.property(cases({ codes: 200, n: 20, dim: 20 }), check), { numRuns: 400 });
+    fc.assert(
+      fc.property(cases({ codes: 200, n: 20, dim: 20 }), (c) => void check(c)),
+      { numRuns: 400 },
+    );
   });
 
   it('shapes that fill tiles, blocks and threads', () => {
-    fc.assert(fc.property(cases({ codes: 3000, n: 70, dim: 50 }), check), { numRuns: 25 });
+    fc.assert(
+      fc.property(cases({ codes: 3000, n: 70, dim: 50 }), (c) => void check(c)),
+      { numRuns: 25 },
+    );
   }).timeout(120_000);
+
+  it('screened, whatever the data', () => {
+    let screened = 0;
+    const arbitrary = cases({ codes: 6000, n: 70, dim: 30 }, { least: 500, screens: ['always'] });
+    const run = (c: Case) => {
+      screened += check(c).screened;
+    };
+    fc.assert(fc.property(arbitrary, run), { numRuns: 60 });
+    if (native().simdLevel() !== 'scalar')
+      assert.ok(screened > 300, `only ${screened} queries were screened`);
+  }).timeout(240_000);
 
   it('scores within rounding of the real ones', () => {
     fc.assert(
@@ -189,9 +213,14 @@ describe(`exact lookup at level ${native().simdLevel()}`, () => {
     const next = random(7);
     const vectors = Float32Array.from({ length: 5000 * 24 }, () => Math.round(next() * 6));
     const queries = Float32Array.from({ length: 700 * 24 }, () => Math.round(next() * 6));
-    const codebook = new PartedCodebook([{ vectors, dim: 24 }]);
     const threads = native().threads();
-    for (const k of [1, 5]) {
+    for (const [k, screen] of [
+      [1, 'off'],
+      [5, 'off'],
+      [1, 'always'],
+      [3, 'always'],
+    ] as const) {
+      const codebook = new PartedCodebook([{ vectors, dim: 24 }], { screen });
       const whole = codebook.nearestSync(queries, { k });
       try {
         for (const count of [1, 2, 3, 7]) {

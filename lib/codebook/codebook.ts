@@ -4,10 +4,13 @@ import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
+  checkScreen,
+  type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type ScreenMode,
 } from './handle.js';
 
 export interface CodebookOptions {
@@ -18,6 +21,8 @@ export interface CodebookOptions {
   /** Compare unit vectors under `l2` too (codes and queries alike). Implied by `cosine`. */
   normalize?: boolean;
   device?: CodebookDevice;
+  /** Default `'auto'`. */
+  screen?: ScreenMode;
 }
 
 const NEAREST_OPTIONS = ['k', 'out', 'signal'];
@@ -51,7 +56,7 @@ export class Codebook {
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
    */
   constructor(vectors: Float32Array, options: CodebookOptions) {
-    checkOptions('Codebook', options, ['dim', 'metric', 'normalize', 'device']);
+    checkOptions('Codebook', options, ['dim', 'metric', 'normalize', 'device', 'screen']);
     if (options === undefined)
       throw invalidArgument('the options of Codebook', 'an object with dim', options);
     checkDevice(options.device);
@@ -60,7 +65,7 @@ export class Codebook {
     const checked = checkRows('vectors', vectors, this.dim);
     this.size = checkInteger('the number of codes', checked.length / this.dim, 1, 2 ** 24);
     const part = { vectors: checked, dim: this.dim, normalize: options.normalize === true };
-    this.handle = new CodebookHandle('Codebook', [part], this.size, this.metric);
+    this.handle = new CodebookHandle('Codebook', [part], this.size, this.metric, checkScreen(options.screen));
     this.nonFinite = this.handle.nonFinite;
   }
 
@@ -87,6 +92,11 @@ export class Codebook {
    */
   lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array {
     return this.handle.gather(indices, out);
+  }
+
+  /** What lookups did so far, and how. */
+  get stats(): LookupStats {
+    return this.handle.stats;
   }
 
   /** Frees the native memory now rather than when collected. A lookup that is under way completes. */

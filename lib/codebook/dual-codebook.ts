@@ -4,10 +4,13 @@ import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
+  checkScreen,
+  type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type ScreenMode,
 } from './handle.js';
 
 export interface CodebookPartOptions {
@@ -22,6 +25,8 @@ export interface PartedCodebookOptions {
   /** Default `'l2'`. */
   metric?: Metric;
   device?: CodebookDevice;
+  /** Default `'auto'`. */
+  screen?: ScreenMode;
 }
 
 export interface PartedNearestOptions extends NearestOptions {
@@ -57,7 +62,7 @@ export class PartedCodebook {
   /** @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT */
   constructor(parts: readonly CodebookPartOptions[], options: PartedCodebookOptions = {}) {
     const name = new.target.name;
-    checkOptions(name, options, ['metric', 'device']);
+    checkOptions(name, options, ['metric', 'device', 'screen']);
     checkDevice(options.device);
     if (!Array.isArray(parts) || parts.length === 0)
       throw invalidArgument('parts', 'an array of { vectors, dim }', parts);
@@ -76,7 +81,7 @@ export class PartedCodebook {
       );
     }
     this.size = checkInteger('the number of codes', sizes[0], 1, 2 ** 24);
-    this.handle = new CodebookHandle(name, checked, this.size, this.metric);
+    this.handle = new CodebookHandle(name, checked, this.size, this.metric, checkScreen(options.screen));
     this.dims = this.handle.parts;
     this.dim = this.handle.dim;
     this.nonFinite = this.handle.nonFinite;
@@ -112,6 +117,11 @@ export class PartedCodebook {
    */
   lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array {
     return this.handle.gather(indices, out);
+  }
+
+  /** What lookups did so far, and how. */
+  get stats(): LookupStats {
+    return this.handle.stats;
   }
 
   /** Frees the native memory now rather than when collected. A lookup that is under way completes. */

@@ -15,6 +15,29 @@ export type Metric = 'l2' | 'cosine' | 'ip';
 /** Where lookups run. `'auto'` takes the best that is available. */
 export type CodebookDevice = 'auto' | 'cpu';
 
+/**
+ * Whether lookups first discard most codes with 8-bit arithmetic. It never changes a result: what is discarded
+ * provably could not win. `'auto'` screens once it pays for packing the screen (2048 queries, on codebooks that are
+ * large enough), `'always'` from the first query on, `'off'` never.
+ */
+export type ScreenMode = 'auto' | 'always' | 'off';
+
+/** What lookups on a codebook did so far. */
+export interface LookupStats {
+  /** The instruction set in force. */
+  kernel: 'scalar' | 'avx2' | 'avx512';
+  /** The screen of that instruction set, when it has one. */
+  screen?: string;
+  /** Queries looked up. */
+  queries: number;
+  /** Of these, answered by the screen. The others had all codes scored exactly. */
+  screened: number;
+  /** Share of the codes that were scored exactly, over all queries: 1 without a screen. */
+  exactShare: number;
+  /** Native memory of the codebook. */
+  bytes: number;
+}
+
 export interface NearestOptions {
   /** How many codes per query, nearest first: 1 to 64, and at most the number of codes. Default 1. */
   k?: number;
@@ -50,6 +73,10 @@ export const METRICS = ['l2', 'cosine', 'ip'] as const;
 const DEVICES = ['auto', 'cpu'] as const;
 const MAX_K = 64;
 
+export function checkScreen(screen: unknown): ScreenMode {
+  return checkChoice('screen', screen ?? 'auto', ['auto', 'always', 'off'] as const);
+}
+
 export function checkDevice(device: unknown): void {
   if (device === undefined) return;
   if (device === 'cuda') {
@@ -78,11 +105,12 @@ export class CodebookHandle {
     parts: HandlePart[],
     size: number,
     metric: Metric,
+    screen: ScreenMode,
   ) {
     this.size = size;
     this.parts = parts.map((part) => part.dim);
     this.dim = this.parts.reduce((a, b) => a + b, 0);
-    this.#native = native().codebookCreate(parts, size, metric);
+    this.#native = native().codebookCreate(parts, size, metric, screen);
     this.nonFinite = native().codebookInfo(this.#native).nonFinite;
   }
 
@@ -128,6 +156,19 @@ export class CodebookHandle {
         checkOut('out.distances', outDistances, Float32Array, length)?.set(distances);
         return { indices: outIndices ?? indices, distances: outDistances ?? distances, partDistances };
       },
+    };
+  }
+
+  get stats(): LookupStats {
+    const { screen, queries, screened, exactScores, bytes } = native().codebookInfo(this.native);
+    const exact = exactScores + (queries - screened) * this.size;
+    return {
+      kernel: native().simdLevel(),
+      screen,
+      queries,
+      screened,
+      exactShare: queries === 0 ? 1 : Math.min(1, exact / (queries * this.size)),
+      bytes,
     };
   }
 

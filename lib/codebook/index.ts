@@ -9,7 +9,14 @@ export {
   type PartedNearestOptions,
   type PartedNearestResult,
 } from './dual-codebook.js';
-export type { CodebookDevice, Metric, NearestOptions, NearestResult } from './handle.js';
+export type {
+  CodebookDevice,
+  LookupStats,
+  Metric,
+  NearestOptions,
+  NearestResult,
+  ScreenMode,
+} from './handle.js';
 export {
   type MultiScaleEncoded,
   MultiScaleQuantizer,

@@ -74,7 +74,7 @@ Napi::Value Dispatch(const Napi::CallbackInfo& info, bool sync, std::vector<Napi
   return Environment::Of(env)->Schedule(env, std::move(job));
 }
 
-// codebookCreate(parts: { vectors: Float32Array, dim, normalize }[], codes, metric)
+// codebookCreate(parts: { vectors: Float32Array, dim, normalize }[], codes, metric, screen)
 Napi::Value Create(const Napi::CallbackInfo& info) {
   const auto list = info[0].As<Napi::Array>();
   std::vector<CodebookPart> parts;
@@ -84,15 +84,24 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
                      part.Get("normalize").As<Napi::Boolean>().Value()});
   }
   const int64_t codes = info[1].As<Napi::Number>().Int64Value();
-  return Wrap<Codebook>(info.Env(), std::make_shared<const Codebook>(parts, codes, MetricOf(info[2])));
+  const std::string screen = info[3].As<Napi::String>();
+  const ScreenMode mode = screen == "off"      ? ScreenMode::kOff
+                          : screen == "always" ? ScreenMode::kAlways
+                                               : ScreenMode::kAuto;
+  return Wrap<Codebook>(info.Env(), std::make_shared<const Codebook>(parts, codes, MetricOf(info[2]), mode));
 }
 
-// codebookInfo(handle) -> { nonFinite, bytes }
+// codebookInfo(handle) -> { nonFinite, bytes, screen, queries, screened, exactScores }
 Napi::Value Info(const Napi::CallbackInfo& info) {
   const auto codebook = Unwrap<Codebook>(info[0]);
   auto result = Napi::Object::New(info.Env());
   result.Set("nonFinite", static_cast<double>(codebook->non_finite()));
   result.Set("bytes", static_cast<double>(codebook->bytes()));
+  if (codebook->screen_name() != nullptr) result.Set("screen", codebook->screen_name());
+  const LookupCounts counts = codebook->counts();
+  result.Set("queries", static_cast<double>(counts.queries));
+  result.Set("screened", static_cast<double>(counts.screened));
+  result.Set("exactScores", static_cast<double>(counts.exact_scores));
   return result;
 }
 

@@ -22,8 +22,22 @@ const LookupKernels& ActiveLookup() {
   }
 }
 
-Codebook::Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric)
-    : packed_(PackCodes(parts, codes, metric)) {
+namespace {
+
+// The screen of the level in force.
+const ScreenKernels* ActiveScreen() {
+  if (UseAvx512Vnni()) return &Avx512VnniScreen();
+  if (ActiveSimdLevel() >= SimdLevel::kAvx2) return &Avx2Screen();
+  return nullptr;
+}
+
+constexpr int kLongestScreenPause = 64;
+
+}  // namespace
+
+Codebook::Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric,
+                   ScreenMode screen_mode)
+    : packed_(PackCodes(parts, codes, metric)), screen_mode_(screen_mode) {
   int begin = 0;
   for (const CodebookPart& part : parts) {
     const bool normalize = part.normalize || metric == Metric::kCosine;
@@ -34,27 +48,53 @@ Codebook::Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric
 
 int64_t Codebook::bytes() const {
   const size_t floats = packed_.rows.size() + packed_.panel_codes.size() + packed_.part_norms.size();
-  return static_cast<int64_t>(floats * sizeof(float));
+  std::lock_guard<std::mutex> lock(cache_mutex_);
+  return static_cast<int64_t>(floats * sizeof(float)) + (screen_ == nullptr ? 0 : screen_->bytes_resident());
 }
 
-std::vector<PartSpan> Codebook::Spans(const float* weights) const {
-  std::vector<PartSpan> spans = spans_;
-  for (size_t p = 0; weights != nullptr && p < spans.size(); p++) {
-    spans[p].weight = weights[p];
-    spans[p].query_factor = QueryFactor(metric()) * weights[p];
+LookupCounts Codebook::counts() const {
+  return {counts_.queries.load(), counts_.screened.load(), counts_.exact_scores.load()};
+}
+
+const char* Codebook::screen_name() const {
+  const ScreenKernels* kernels = ActiveScreen();
+  return kernels == nullptr ? nullptr : kernels->name;
+}
+
+bool Codebook::UseScreen(int64_t n, int k) const {
+  const ScreenKernels* kernels = ActiveScreen();
+  std::lock_guard<std::mutex> lock(cache_mutex_);
+  queries_asked_ += n;
+  if (kernels == nullptr || !PlanScreen(screen_mode_, codes(), dim(), queries_asked_)) return false;
+  if (!CanScreen(packed_, k)) return false;
+  if (screen_pause_ > 0) {
+    screen_pause_--;
+    return false;
   }
-  return spans;
+  if (screen_ == nullptr) screen_ = std::make_unique<const ScreenCodes>(PackScreen(packed_, *kernels));
+  return true;
 }
 
-std::shared_ptr<const AlignedVector<float>> Codebook::Norms(const float* weights) const {
+std::shared_ptr<const Codebook::Weighted> Codebook::ForWeights(const float* weights, bool screened) const {
   std::vector<float> wanted(part_count(), 1.0f);
   if (weights != nullptr) wanted.assign(weights, weights + part_count());
-  std::lock_guard<std::mutex> lock(norms_mutex_);
-  if (norms_ == nullptr || norms_weights_ != wanted) {
-    norms_ = std::make_shared<const AlignedVector<float>>(NormsFor(packed_, wanted.data()));
-    norms_weights_ = wanted;
+  std::lock_guard<std::mutex> lock(cache_mutex_);
+  if (cached_ != nullptr && cached_weights_ == wanted && (!screened || cached_->screen != nullptr))
+    return cached_;
+  auto weighted = std::make_shared<Weighted>();
+  weighted->spans = spans_;
+  for (size_t p = 0; p < spans_.size(); p++) {
+    weighted->spans[p].weight = wanted[p];
+    weighted->spans[p].query_factor = QueryFactor(metric()) * wanted[p];
   }
-  return norms_;
+  weighted->norms = NormsFor(packed_, wanted.data());
+  if (screened) {
+    weighted->screen = std::make_unique<const ScreenNorms>(
+        PackScreenNorms(packed_, *screen_, weighted->spans, weighted->norms.data()));
+  }
+  cached_weights_ = wanted;
+  cached_ = weighted;
+  return weighted;
 }
 
 void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, const NearestOutput& out,
@@ -67,11 +107,13 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     throw InvalidArgument("Expected at most as many neighbours as there are codes (" +
                           std::to_string(codes()) + ") for k but received " + std::to_string(k));
   }
-  const std::vector<PartSpan> spans = Spans(weights);
-  const auto norms = Norms(weights);
+  counts_.queries += n;
+  const bool screened = n > 0 && UseScreen(n, k);
+  const auto weighted = ForWeights(weights, screened);
+  const std::vector<PartSpan>& spans = weighted->spans;
   const LookupKernels& kernels = ActiveLookup();
-  const PanelView view{packed_.panel_codes.data(), norms->data(), dim()};
-  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads());
+  const PanelView view{packed_.panel_codes.data(), weighted->norms.data(), dim()};
+  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads(), !screened);
 
   // Distances of what was found for queries [first, first + queries.size()).
   const auto settle = [&](int64_t first, const QueryChunk& queries, const Candidate* best) {
@@ -106,15 +148,37 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     settle(0, queries, MergeShares(&shares, n, k));
     return;
   }
+  std::atomic<bool> hopeless{false};
   ParallelTasks(plan.tasks, [&](int64_t task) {
     const int64_t begin = task * plan.share;
     const int64_t size = std::min(plan.share, n - begin);
     QueryChunk queries(kernels, spans, dim());
     queries.Prepare(x + begin * dim(), size);
     std::vector<Candidate> best(size * k);
-    TileScan(kernels, view, k, plan.block_panels).Run(queries, 0, packed_.panels, best.data(), cancelled);
+    TileScan plain(kernels, view, k, plan.block_panels);
+    if (screened) {
+      std::vector<int32_t> fallen;
+      ScreenScan(*screen_, *weighted->screen, k, &counts_, &hopeless)
+          .Run(queries, best.data(), &fallen, cancelled);
+      if (!fallen.empty()) {
+        QueryChunk rest(kernels, spans, dim());
+        rest.Select(queries, fallen);
+        std::vector<Candidate> found(fallen.size() * k);
+        plain.Run(rest, 0, packed_.panels, found.data(), cancelled);
+        for (size_t i = 0; i < fallen.size(); i++) {
+          std::copy_n(found.data() + i * k, k, best.data() + int64_t{fallen[i]} * k);
+        }
+      }
+    } else {
+      plain.Run(queries, 0, packed_.panels, best.data(), cancelled);
+    }
     settle(begin, queries, best.data());
   });
+  if (screened) {
+    std::lock_guard<std::mutex> lock(cache_mutex_);
+    screen_rest_ = hopeless ? std::min(kLongestScreenPause, 2 * screen_rest_ + 1) : 0;
+    screen_pause_ = screen_rest_;
+  }
 }
 
 void Codebook::Gather(const int32_t* indices, int64_t n, float* out) const {

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "codebook/pack.h"
+#include "codebook/plan.h"
+#include "codebook/screen.h"
 #include "cpu/lookup_kernels.h"
 #include "runtime/queue.h"
 
@@ -21,10 +23,18 @@ struct NearestOutput {
   float* part_distances;  // [part][N][k] or null: each part's own distance, unweighted
 };
 
+// What lookups on a codebook did, added up over its life.
+struct LookupCounts {
+  int64_t queries;
+  int64_t screened;      // queries answered by the screen
+  int64_t exact_scores;  // codes scored exactly for those
+};
+
 class Codebook {
  public:
   // Copies the vectors. Throws Error when the shapes make no codebook.
-  Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric);
+  Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric,
+           ScreenMode screen_mode = ScreenMode::kAuto);
 
   int64_t codes() const { return packed_.codes; }
   int dim() const { return packed_.dim; }
@@ -45,17 +55,33 @@ class Codebook {
   // out[i] = row indices[i]; kNoCode and anything else out of range throws.
   void Gather(const int32_t* indices, int64_t n, float* out) const;  // [n][dim]
 
-  std::vector<PartSpan> Spans(const float* weights) const;
-  std::shared_ptr<const AlignedVector<float>> Norms(const float* weights) const;
+  LookupCounts counts() const;
+  // The screen of this instruction set, or null where there is none.
+  const char* screen_name() const;
 
  private:
-  PackedCodes packed_;
+  // What depends on the weights of a call.
+  struct Weighted {
+    std::vector<PartSpan> spans;
+    AlignedVector<float> norms;
+    std::unique_ptr<const ScreenNorms> screen;  // null until a lookup is screened
+  };
+
+  std::shared_ptr<const Weighted> ForWeights(const float* weights, bool screened) const;
+  bool UseScreen(int64_t n, int k) const;
+
+  const PackedCodes packed_;
+  const ScreenMode screen_mode_;
   std::vector<PartSpan> spans_;  // with weights of one
 
-  // Norms of the last weights asked for: a caller rarely changes them.
-  mutable std::mutex norms_mutex_;
-  mutable std::vector<float> norms_weights_;
-  mutable std::shared_ptr<const AlignedVector<float>> norms_;
+  mutable std::mutex cache_mutex_;
+  mutable std::vector<float> cached_weights_;  // the last asked for: a caller rarely changes them
+  mutable std::shared_ptr<const Weighted> cached_;
+  mutable std::unique_ptr<const ScreenCodes> screen_;  // packed once it pays
+  mutable int64_t queries_asked_ = 0;
+  mutable int screen_rest_ = 0, screen_pause_ = 0;  // calls to go without it, after data that defeat it
+
+  mutable ScreenCounts counts_;
 };
 
 // The kernels of the level in force.

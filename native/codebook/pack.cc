@@ -1,5 +1,6 @@
 #include "codebook/pack.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -79,7 +80,10 @@ PackedCodes PackCodes(const std::vector<CodebookPart>& parts, int64_t codes, Met
     }
     for (int p = 0; p < packed.part_count; p++) packed.part_norms[p * padded + j] = norms[p];
     float* panel = packed.panel_codes.data() + j / kPanelCodes * kPanelCodes * dim + j % kPanelCodes;
-    for (int k = 0; k < dim; k++) panel[k * kPanelCodes] = row[k];
+    for (int k = 0; k < dim; k++) {
+      panel[k * kPanelCodes] = row[k];
+      packed.largest = std::max(packed.largest, std::fabs(row[k]));
+    }
   }
   return packed;
 }

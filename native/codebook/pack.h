@@ -22,6 +22,7 @@ struct PackedCodes {
   int part_count;      // parts, in the order of a row
   int64_t panels;      // of 16 codes, a multiple of kPanelGroup
   int64_t non_finite;  // codes that can never be chosen
+  float largest;       // magnitude of an element of the others
 
   AlignedVector<float> rows;         // [codes][dim] as compared: normalised where a part says so
   AlignedVector<float> panel_codes;  // [panels][dim][16]; zeros for padding and non-finite codes

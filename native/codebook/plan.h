@@ -22,12 +22,14 @@ inline int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_rows, int threads) {
+inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_rows, int threads,
+                             bool may_split_codes) {
   LookupPlan plan;
   const int64_t group_bytes = int64_t{kPanelGroup} * kPanelCodes * dim * sizeof(float);
   plan.block_panels = std::max<int64_t>(1, kBlockBytes / group_bytes) * kPanelGroup;
   // A thread that gets less than two tiles of queries is better used on a share of the codes.
-  plan.split_codes = threads > 1 && queries < int64_t{2} * threads * tile_rows && panels > kPanelGroup;
+  plan.split_codes =
+      may_split_codes && threads > 1 && queries < int64_t{2} * threads * tile_rows && panels > kPanelGroup;
   if (plan.split_codes) {
     plan.share = RoundUp((panels + threads - 1) / threads, kPanelGroup);
     plan.tasks = (panels + plan.share - 1) / plan.share;
@@ -38,6 +40,19 @@ inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_
     plan.tasks = plan.share == 0 ? 0 : (queries + plan.share - 1) / plan.share;
   }
   return plan;
+}
+
+// Whether a lookup is to be screened.
+enum class ScreenMode { kAuto, kOff, kAlways };
+
+constexpr int64_t kScreenLeastWork =
+    1 << 17;  // codes x dim; below, quantising and rescoring cost more than they save
+constexpr int64_t kScreenLeastQueries =
+    2048;  // over a codebook's life; fewer do not pay for packing the screen
+
+inline bool PlanScreen(ScreenMode mode, int64_t codes, int dim, int64_t queries_so_far) {
+  if (mode != ScreenMode::kAuto) return mode == ScreenMode::kAlways;
+  return codes * dim >= kScreenLeastWork && queries_so_far >= kScreenLeastQueries;
 }
 
 }  // namespace tokenflow

@@ -10,15 +10,32 @@ void QueryChunk::Prepare(const float* x, int64_t n) {
   scored_.resize(n);
   seen_.resize(n * dim_);
   y_.resize(n * dim_);
-  tiles_.resize(n * dim_);
   for (int64_t i = 0; i < n; i++) {
     float* y = y_.data() + i * dim_;
     scored_[i] = kernels_.prepare(x + i * dim_, spans_.data(), static_cast<int>(spans_.size()),
                                   seen_.data() + i * dim_, y);
     if (!scored_[i]) std::fill(y, y + dim_, 0.0f);  // kept harmless: its result is thrown away
   }
-  for (int64_t i = 0; i < n; i += kernels_.rows) {
-    const int64_t rows = std::min<int64_t>(kernels_.rows, n - i);
+  Transpose();
+}
+
+void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows) {
+  size_ = static_cast<int64_t>(rows.size());
+  scored_.resize(size_);
+  seen_.resize(size_ * dim_);
+  y_.resize(size_ * dim_);
+  for (int64_t i = 0; i < size_; i++) {
+    scored_[i] = from.scored_[rows[i]];
+    std::copy_n(from.seen(rows[i]), dim_, seen_.data() + i * dim_);
+    std::copy_n(from.y(rows[i]), dim_, y_.data() + i * dim_);
+  }
+  Transpose();
+}
+
+void QueryChunk::Transpose() {
+  tiles_.resize(size_ * dim_);
+  for (int64_t i = 0; i < size_; i += kernels_.rows) {
+    const int64_t rows = std::min<int64_t>(kernels_.rows, size_ - i);
     float* tile = tiles_.data() + i * dim_;
     for (int64_t r = 0; r < rows; r++) {
       for (int k = 0; k < dim_; k++) tile[k * rows + r] = y(i + r)[k];

@@ -16,6 +16,8 @@ class QueryChunk {
       : kernels_(kernels), spans_(spans), dim_(dim) {}
 
   void Prepare(const float* x, int64_t n);  // [n][dim]
+  // Some rows of another chunk, as they are there.
+  void Select(const QueryChunk& from, const std::vector<int32_t>& rows);
 
   int64_t size() const { return size_; }
   bool scored(int64_t i) const { return scored_[i] != 0; }                // false: no nearest code
@@ -26,6 +28,8 @@ class QueryChunk {
   const float* tile(int64_t i) const { return tiles_.data() + i * dim_; }  // [dim][rows]
 
  private:
+  void Transpose();
+
   const LookupKernels& kernels_;
   const std::vector<PartSpan>& spans_;
   int dim_;

@@ -8,6 +8,7 @@ double FmaRoundsAvx2(int64_t rounds) {
   constexpr int kChains = 12;  // more than latency times ports
   __m256 chain[kChains];
   const __m256 factor = _mm256_set1_ps(0.999f);
+#pragma GCC unroll 12  // or the chains live in memory
   for (int i = 0; i < kChains; i++) chain[i] = _mm256_set1_ps(1.0f + i);
   for (int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 12

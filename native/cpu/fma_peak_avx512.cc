@@ -8,6 +8,7 @@ double FmaRoundsAvx512(int64_t rounds) {
   constexpr int kChains = 12;  // more than latency times ports
   __m512 chain[kChains];
   const __m512 factor = _mm512_set1_ps(0.999f);
+#pragma GCC unroll 12  // or the chains live in memory
   for (int i = 0; i < kChains; i++) chain[i] = _mm512_set1_ps(1.0f + i);
   for (int64_t round = 0; round < rounds; round++) {
 #pragma GCC unroll 12

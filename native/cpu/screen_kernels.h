@@ -1,0 +1,95 @@
+// The screen: a pass over 8-bit copies of the codes that can only discard. What each instruction set
+// implements, and how the bytes lie. codebook/screen.h has the algorithm and the proof of its margin.
+//
+// Codes are taken in an order that puts similar ones together. 256 of them in a row are a super-block; lane l
+// of a vector holds its 16 codes 16 l .. 16 l + 15, one after another, so that a running minimum over the
+// vectors of a super-block leaves in each lane the minimum of a block of 16 neighbouring codes, with no
+// reduction across lanes.
+//
+//   bytes  [super-block][16 / vectors][words][vectors][16 lanes][group]
+//   seeds  [super-block][16][16 lanes]
+//
+// A word is what one multiply takes per lane: `group` elements. `vectors` codes of every lane are in work at
+// a time. Block values [query][blocks] are int32: rint(seed / scale) + row offset + sum of q * byte.
+#pragma once
+#include <cstdint>
+
+#include "cpu/lookup_kernels.h"
+
+namespace tokenflow {
+
+constexpr int kSuperBlock = 256;
+constexpr int kBlockCodes = 16;
+constexpr int kSpan = 16;  // super-blocks whose lane minima are kept together
+constexpr int kMaxScreenRows = 8;
+
+struct ScreenView {
+  const uint8_t* bytes;
+  const float* seeds;
+  int words;  // per code: dim / group, rounded up
+};
+
+// The codes again in that order, in panels of 16, for scoring what is left.
+struct ExactView {
+  PanelView panels;
+  const int32_t* indices;  // [panels][16]
+};
+
+// The best code of one query so far, lane by lane.
+struct alignas(64) LaneBest {
+  float score[16];
+  int32_t index[16];
+};
+
+// What the margin needs to know of a query. All in double, of the real vectors, not of their float32 sums.
+struct QuantisedQuery {
+  double y_norm;    // |y|
+  double q_norm;    // |scale * q|
+  double residual;  // |y + shift - scale * q|
+  double along;     // y . centre
+  int32_t sum;      // of q
+};
+
+// Block values of `rows` queries against super-blocks [first, last), and their minima lane by lane.
+using SweepFunction = void (*)(const ScreenView& view, int64_t first, int64_t last,
+                               const int32_t* words,        // [words][rows]
+                               const int32_t* row_offsets,  // [rows]
+                               float inverse_scale,
+                               int32_t* values,  // [rows][stride], from block `first * 16` on
+                               int64_t stride,
+                               int32_t* least,  // [rows][least_stride], 16 lanes each, lowered
+                               int64_t least_stride);
+
+struct ScreenKernels {
+  const char* name;
+  int rows;   // queries of a full tile
+  int group;  // elements in a word
+  int vectors;
+  int code_limit;  // codes are stored as -limit .. limit, plus limit + 1
+  bool wide;       // 32-bit sums; otherwise they wrap at 16 bits and the caller keeps them below 2^15
+  SweepFunction sweep[kMaxScreenRows + 1];  // by number of queries
+
+  // y + shift, and its largest magnitude.
+  float (*shift)(const float* y, const float* shift, int dim, float* shifted);
+
+  // q = rint(shifted / scale), -127 .. 127.
+  void (*quantise)(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
+                   double scale, int8_t* q, QuantisedQuery* out);
+
+  // A word of `group` elements as the sweep broadcasts it.
+  void (*join)(const int8_t* q, int32_t* word);
+
+  int32_t (*minimum)(const int32_t* values, int64_t count);
+
+  // Places in [0, count) with a value of at most `threshold`, in order; returns how many, at most `most`.
+  int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int most, int32_t* places);
+
+  // Scores blocks exactly and keeps the best by (score, index).
+  void (*exact_best)(const ExactView& view, const int32_t* blocks, int count, const float* y, LaneBest* best);
+  void (*exact_top)(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top);
+};
+
+const ScreenKernels& Avx512VnniScreen();  // ask cpu_features.h first
+const ScreenKernels& Avx2Screen();        // likewise
+
+}  // namespace tokenflow

@@ -1,43 +1,13 @@
 // The released models at their full size, with random weights made as they are asked for.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { packageRoot } from '../lib/native.js';
+import { native, packageRoot } from '../lib/native.js';
 import { VARIANTS } from '../lib/tokenizer/config.js';
+import { decodeGraph, encodeGraph } from '../lib/tokenizer/graphs.js';
+import { openModel } from '../lib/tokenizer/open-model.js';
 import { TokenFlow } from '../lib/tokenizer/tokenflow.js';
-import type { WeightSource } from '../lib/tokenizer/types.js';
-
-/**
- * Weights of the official layout: matrices uniform with the deviation that keeps a signal's size, norms near the
- * identity, biases near zero. Seeded by name, so independent of the order they are read in.
- */
-function randomWeights(name: string): WeightSource {
-  const file = path.join(packageRoot(), 'test', 'golden', 'manifests', `${name}.json`);
-  const shapes: Record<string, number[]> = JSON.parse(readFileSync(file, 'utf8'));
-  return {
-    path: `random ${name}`,
-    tensors: new Map(Object.entries(shapes).map(([tensor, shape]) => [tensor, { shape }])),
-    read(tensor) {
-      const shape = shapes[tensor];
-      const count = shape.reduce((a, b) => a * b, 1);
-      const norm = shape.length === 1 && tensor.endsWith('.weight');
-      const fan = shape.length === 1 ? 1e4 : count / shape[0];
-      const spread = Math.sqrt(12 / fan) / 2 ** 32;
-      let state = 2166136261;
-      for (const char of tensor) state = Math.imul(state ^ char.charCodeAt(0), 16777619);
-      const data = new Float32Array(count);
-      for (let i = 0; i < count; i++) {
-        // xorshift32
-        state ^= state << 13;
-        state ^= state >>> 17;
-        state ^= state << 5;
-        data[i] = state * spread + (norm ? 1 : 0);
-      }
-      return data;
-    },
-    close() {},
-  };
-}
+import { randomWeights } from './support/random-weights.js';
 
 describe('full-size models with random weights', function () {
   this.timeout(300_000);
@@ -75,4 +45,33 @@ describe('full-size models with random weights', function () {
       assert.equal(tokenizer.codebookSize, 32768);
     });
   }
+
+  it('activations of one image fit: 250 MB to encode, 600 MB to decode with the enhanced decoder', () => {
+    const model = openModel(randomWeights('clipb_enhanced'), 'clipb-256');
+    const store = native().createWeightStore('cpu');
+    const bytes = ({ graph }: ReturnType<typeof encodeGraph>) => {
+      const { activations, scratch } = native().createProgram(graph, store, 'f32').memory();
+      return activations + scratch;
+    };
+    assert.ok(bytes(encodeGraph(model, 1, { image: 'u8' })) < 250e6);
+    assert.ok(bytes(decodeGraph(model, 1, model.scales.length, 'u8')) < 600e6);
+  });
+
+  it('weights are read within 1.4 times the memory that they take', () => {
+    // In a process of its own, whose largest size is then that of reading.
+    const script = `
+      const { TokenFlow } = require('./lib/tokenizer/tokenflow.js');
+      const { randomWeights } = require('./test/support/random-weights.js');
+      TokenFlow.load(randomWeights('clipb'), { preload: ['encode', 'decode', 'semantic'] }).then((tokenizer) => {
+        const peak = process.resourceUsage().maxRSS * 1024;
+        console.log(JSON.stringify({ peak, kept: tokenizer.memory().weights }));
+        return tokenizer.dispose();
+      });`;
+    const cwd = path.join(__dirname, '..');
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', script], { cwd, encoding: 'utf8' });
+    assert.equal(stderr, '');
+    const { peak, kept } = JSON.parse(stdout);
+    assert.ok(kept > 4 * 180e6, `${kept} bytes kept`);
+    assert.ok(peak < 1.4 * kept, `${peak} bytes at the most for ${kept} kept`);
+  });
 });

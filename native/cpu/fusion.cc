@@ -1,15 +1,27 @@
 #include "cpu/fusion.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "cpu/winograd.h"
+#include "runtime/error.h"
 
 namespace tokenflow {
 
 namespace {
 
+// TOKENFLOW_WINOGRAD=off: for comparing results and speeds.
+bool WinogradWanted() {
+  const char* wanted = std::getenv("TOKENFLOW_WINOGRAD");
+  if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, "on") == 0) return true;
+  if (std::strcmp(wanted, "off") == 0) return false;
+  throw InvalidArgument(std::string("Expected on or off for TOKENFLOW_WINOGRAD but received '") + wanted +
+                        "'");
+}
+
 bool IsWinograd(const Graph& graph, const Conv2d& op) {
-  return op.kernel == 3 && op.stride == 1 && op.activation == Activation::kNone &&
+  return WinogradWanted() && op.kernel == 3 && op.stride == 1 && op.activation == Activation::kNone &&
          op.padding == std::array<int64_t, 4>{1, 1, 1, 1} &&
          WinogradConv3x3::Supports(graph.values[op.x].Last(), graph.values[op.y].Last());
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <vector>
 
 #include "runtime/cpu_features.h"
 #include "runtime/parallel.h"
@@ -28,12 +30,11 @@ double MeasureFmaPeak(int threads) {
   constexpr int64_t kRounds = 1'000'000;
   double best = 0.0;
   for (int run = 0; run < 8; run++) {
-    double operations = 0.0;
+    std::vector<double> operations(threads);
     const auto started = Clock::now();
-#pragma omp parallel num_threads(threads) reduction(+ : operations)
-    operations += rounds(kRounds);
+    OnThreads(threads, [&](int thread) { operations[thread] = rounds(kRounds); });
     const std::chrono::duration<double> elapsed = Clock::now() - started;
-    best = std::max(best, operations / elapsed.count());
+    best = std::max(best, std::accumulate(operations.begin(), operations.end(), 0.0) / elapsed.count());
   }
   return best;
 }

@@ -1,8 +1,14 @@
 #include "runtime/parallel.h"
 
-#include <atomic>
+#include <sched.h>
+
+#include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
+#include <exception>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "runtime/error.h"
 
@@ -12,10 +18,16 @@ namespace {
 
 std::atomic<int> requested{0};
 
+int Processors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 int DefaultThreads() {
   static const int threads = [] {
     const char* text = std::getenv("TOKENFLOW_NUM_THREADS");
-    if (text == nullptr || *text == '\0') return omp_get_num_procs();
+    if (text == nullptr || *text == '\0') return Processors();
     char* end = nullptr;
     const long value = std::strtol(text, &end, 10);
     if (*end != '\0' || value < 1 || value > 1024) {
@@ -28,6 +40,108 @@ int DefaultThreads() {
   return threads;
 }
 
+// About 50 microseconds: longer than the gap between two loops of a program, shorter than a time slice.
+constexpr int kSpins = 2000;
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// The calling thread and up to `threads - 1` workers. Workers are made when first needed and never end: the process
+// may exit while they sleep.
+class Team {
+ public:
+  void Run(int threads, void (*task)(void*, int), void* context) {
+    if (busy_.exchange(true, std::memory_order_acquire)) return Alone(threads, task, context);
+    const int members = 1 + Recruit(threads - 1);
+    task_ = task;
+    context_ = context;
+    threads_ = threads;
+    failure_ = nullptr;
+    working_.store(members - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      // One word says that there is work and who takes part: whoever does not, touches nothing else of it.
+      const uint64_t call = (state_.load(std::memory_order_relaxed) >> kMemberBits) + 1;
+      state_.store(call << kMemberBits | static_cast<uint64_t>(members), std::memory_order_release);
+    }
+    wake_.notify_all();
+    Work(0, members);
+    for (int i = 0; i < kSpins && working_.load(std::memory_order_acquire) > 0; i++) Pause();
+    if (working_.load(std::memory_order_acquire) > 0) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [&] { return working_.load(std::memory_order_acquire) == 0; });
+    }
+    const std::exception_ptr failure = failure_;
+    busy_.store(false, std::memory_order_release);
+    if (failure) std::rethrow_exception(failure);
+  }
+
+ private:
+  static constexpr int kMemberBits = 16;
+
+  static void Alone(int threads, void (*task)(void*, int), void* context) {
+    for (int thread = 0; thread < threads; thread++) task(context, thread);
+  }
+
+  // Sees to it that there are so many workers, or as many as the system grants.
+  int Recruit(int wanted) {
+    try {
+      while (workers_ < wanted) {
+        std::thread([this, member = workers_ + 1, seen = state_.load()] { Serve(member, seen); }).detach();
+        workers_++;
+      }
+    } catch (const std::exception&) {
+      return workers_;  // the members there are share the work
+    }
+    return wanted;
+  }
+
+  void Serve(int member, uint64_t seen) {
+    for (;;) {
+      for (int i = 0; i < kSpins && state_.load(std::memory_order_relaxed) == seen; i++) Pause();
+      if (state_.load(std::memory_order_relaxed) == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return state_.load(std::memory_order_relaxed) != seen; });
+      }
+      seen = state_.load(std::memory_order_acquire);
+      const int members = static_cast<int>(seen & ((1 << kMemberBits) - 1));
+      if (member >= members) continue;
+      Work(member, members);
+      if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard<std::mutex> lock(mutex_);  // the caller is either before its test or asleep
+        done_.notify_one();
+      }
+    }
+  }
+
+  void Work(int member, int members) {
+    for (int thread = member; thread < threads_; thread += members) {
+      try {
+        task_(context_, thread);
+      } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (!failure_) failure_ = std::current_exception();
+      }
+    }
+  }
+
+  std::atomic<bool> busy_{false};
+  std::atomic<uint64_t> state_{0};  // calls so far, members of the last
+  std::atomic<int> working_{0};     // members, the caller aside, that are not done
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  int workers_ = 0;
+
+  // Of the call under way.
+  void (*task_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  int threads_ = 0;
+  std::exception_ptr failure_;
+};
+
 }  // namespace
 
 int Threads() {
@@ -37,6 +151,11 @@ int Threads() {
 
 void SetThreads(int threads) {
   requested.store(threads, std::memory_order_relaxed);
+}
+
+void RunOnTeam(int threads, void (*task)(void* context, int thread), void* context) {
+  static Team* team = new Team();  // leaked on purpose: its threads outlive the statics
+  team->Run(threads, task, context);
 }
 
 }  // namespace tokenflow

@@ -1,8 +1,11 @@
-// Parallel loops over OpenMP, the runtime that oneDNN brings along. Only the compute thread (queue.h) starts
-// them, so there is one team in the process whatever the number of callers.
+// Parallel loops. Only the compute thread (queue.h) starts them, so there is one team of threads in the process
+// whatever the number of callers; a loop that is started inside another, or beside one, runs on its caller alone.
+//
+// The team is the process's own, not OpenMP's: a thread that waits for work gives its processor away after some
+// microseconds. OpenMP's spins for milliseconds, and on a machine that is busy otherwise it takes the very processor
+// that the thread it waits for needs.
 #pragma once
-#include <omp.h>
-
+#include <atomic>
 #include <cstdint>
 
 namespace tokenflow {
@@ -11,6 +14,18 @@ namespace tokenflow {
 int Threads();
 void SetThreads(int threads);  // >= 1; 0 restores the default
 
+// task(context, thread) once for each thread in [0, threads), on as many threads as can be had. Throws what the first
+// failing task threw, once all have ended.
+void RunOnTeam(int threads, void (*task)(void* context, int thread), void* context);
+
+// body(thread) once for each thread in [0, threads).
+template <class Body>
+void OnThreads(int threads, Body body) {
+  if (threads <= 1) return body(0);
+  RunOnTeam(
+      threads, [](void* context, int thread) { (*static_cast<Body*>(context))(thread); }, &body);
+}
+
 // body(thread, begin, end) over [0, n) in at most Threads() contiguous chunks, each a multiple of `grain` but
 // the last. Which rows share a chunk must never change a result.
 template <class Body>
@@ -18,26 +33,25 @@ void ParallelRanges(int64_t n, int64_t grain, Body&& body) {
   if (n <= 0) return;
   const int64_t units = (n + grain - 1) / grain;
   const int64_t threads = units < Threads() ? units : Threads();
-  if (threads <= 1) return body(0, int64_t{0}, n);
-#pragma omp parallel num_threads(static_cast <int>(threads))
-  {
-    const int64_t t = omp_get_thread_num();
+  auto chunk = [&](int thread) {
+    const int64_t t = thread;
     const int64_t begin = units * t / threads * grain;
     const int64_t end = t + 1 == threads ? n : units * (t + 1) / threads * grain;
-    if (begin < end) body(static_cast<int>(t), begin, end);
-  }
+    if (begin < end) body(thread, begin, end);
+  };
+  OnThreads(static_cast<int>(threads), chunk);
 }
 
 // body(index) for index in [0, n), handed out one at a time: for uneven work.
 template <class Body>
 void ParallelTasks(int64_t n, Body&& body) {
+  if (n <= 0) return;
   const int64_t threads = n < Threads() ? n : Threads();
-  if (threads <= 1) {
-    for (int64_t i = 0; i < n; i++) body(i);
-    return;
-  }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(static_cast <int>(threads))
-  for (int64_t i = 0; i < n; i++) body(i);
+  std::atomic<int64_t> next{0};
+  auto take = [&](int) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i);
+  };
+  OnThreads(static_cast<int>(threads), take);
 }
 
 }  // namespace tokenflow

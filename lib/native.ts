@@ -42,12 +42,16 @@ export interface NativeCodebookInfo {
 }
 
 export interface NativeNearestRequest {
-  queries: Float32Array; // [n][dim]
+  queries: Float32Array | Uint16Array; // [n][dim]
+  format: 'f32' | 'f16' | 'bf16';
   k: number;
   weights?: Float32Array; // [part]
   indices: Int32Array; // [n][k]
   distances?: Float32Array; // [n][k]
   partDistances?: Float32Array; // [part][n][k]
+  codes?: Float32Array; // [n][dim]
+  errors?: Float32Array; // [n]
+  counts?: Int32Array; // [codes], added to
   sync: boolean;
 }
 

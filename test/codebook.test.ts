@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { Codebook, DualCodebook, PartedCodebook, TokenFlowError } from '../lib/codebook/index.js';
+import { Codebook, codeUsage, DualCodebook, PartedCodebook, TokenFlowError } from '../lib/codebook/index.js';
 
 const refused =
   (message: RegExp, code = 'ERR_TOKENFLOW_INVALID_ARGUMENT') =>
@@ -135,6 +135,169 @@ describe('Codebook', () => {
     assert.throws(() => codebook.lookup([0, 4]), refused(/from 0 to 3 but received 4 at position 1/));
     assert.throws(() => codebook.lookup([-1]), refused(/received -1 at position 0/));
     assert.throws(() => codebook.lookup([0.5]), refused(/indices\[0\]/));
+  });
+});
+
+describe('what a quantiser needs', () => {
+  const corners = Float32Array.of(0, 0, 1, 0, 0, 1, 1, 1);
+
+  it('quantize: indices, codes, errors and histogram in one call', async () => {
+    const codebook = new Codebook(corners, { dim: 2 });
+    const rows = Float32Array.of(0.5, 0, 1, 1, 3, 1, Number.NaN, 0);
+    const result = await codebook.quantize(rows);
+    assert.deepEqual(result, {
+      indices: Int32Array.of(0, 3, 3, -1),
+      codes: Float32Array.of(0, 0, 1, 1, 1, 1, Number.NaN, Number.NaN),
+      errors: Float32Array.of(0.25, 0, 4, Number.NaN),
+      counts: Int32Array.of(1, 0, 0, 2),
+    });
+    assert.deepEqual(codebook.quantizeSync(rows), result);
+    await assert.rejects(
+      codebook.quantize(rows, { k: 2 } as never),
+      refused(/Unknown option 'k' for quantize/),
+    );
+  });
+
+  it('quantize: the error is that of the row as it is compared', () => {
+    const codebook = new Codebook(Float32Array.of(2, 0, 0, 2), { dim: 2, metric: 'cosine' });
+    const { codes, errors } = codebook.quantizeSync(Float32Array.of(7, 0, 3, -4));
+    assert.deepEqual(codes, Float32Array.of(1, 0, 1, 0));
+    assert.equal(errors[0], 0);
+    assert.ok(Math.abs(errors[1] - 0.8) < 1e-6); // (0.6, -0.8) from (1, 0)
+    const dual = new DualCodebook([
+      { vectors: Float32Array.of(0, 5), dim: 1 },
+      { vectors: Float32Array.of(0, 5), dim: 1 },
+    ]);
+    assert.deepEqual(dual.quantizeSync(Float32Array.of(1, 4), { weights: [0, 1] }), {
+      indices: Int32Array.of(1),
+      codes: Float32Array.of(5, 5),
+      errors: Float32Array.of(17),
+      counts: Int32Array.of(0, 1),
+    });
+  });
+
+  it('margin: the gap to the second best, whatever k', () => {
+    const codebook = new Codebook(corners, { dim: 2 });
+    const queries = Float32Array.of(0.25, 0, 0.5, 1, Number.NaN, 0);
+    const one = codebook.nearestSync(queries, { margin: true });
+    assert.deepEqual(one.margins, Float32Array.of(0.5, 0, Number.NaN));
+    assert.deepEqual(one.indices, Int32Array.of(0, 2, -1));
+    assert.equal(one.distances.length, 3);
+    const three = codebook.nearestSync(queries, { k: 3, margin: true });
+    assert.deepEqual(three.margins, one.margins);
+    assert.deepEqual(three.distances, codebook.nearestSync(queries, { k: 3 }).distances);
+    const alone = new Codebook(Float32Array.of(1), { dim: 1 });
+    assert.deepEqual(
+      alone.nearestSync(Float32Array.of(4), { margin: true }).margins,
+      Float32Array.of(Infinity),
+    );
+    const ip = new Codebook(corners, { dim: 2, metric: 'ip' });
+    assert.deepEqual(ip.nearestSync(Float32Array.of(2, 1), { margin: true }).margins, Float32Array.of(1));
+    const dual = new DualCodebook([
+      { vectors: Float32Array.of(0, 5, 9), dim: 1 },
+      { vectors: Float32Array.of(0, 5, 9), dim: 1 },
+    ]);
+    const { partDistances, margins } = dual.nearestSync(Float32Array.of(1, 2, 8, 9), {
+      margin: true,
+      partDistances: true,
+    });
+    assert.deepEqual(partDistances, [Float32Array.of(1, 1), Float32Array.of(4, 0)]);
+    assert.deepEqual(margins, Float32Array.of(20, 24));
+  });
+
+  it('takes 16-bit floats as their bits', async () => {
+    const codebook = new Codebook(corners, { dim: 2 });
+    // 1, 0.5 / -0, the smallest subnormal / infinity, 0
+    const half = Uint16Array.of(0x3c00, 0x3800, 0x8000, 0x0001, 0x7c00, 0);
+    const { indices, distances } = await codebook.nearest(half, { format: 'f16' });
+    assert.deepEqual(indices, Int32Array.of(1, 0, -1));
+    assert.deepEqual(distances, Float32Array.of(0.25, 2 ** -48, Number.NaN));
+    const brain = Uint16Array.of(0x3f80, 0xbf80, 0x7fc0, 0); // 1, -1 / NaN, 0
+    assert.deepEqual(codebook.nearestSync(brain, { format: 'bf16' }), {
+      indices: Int32Array.of(1, -1),
+      distances: Float32Array.of(1, Number.NaN),
+    });
+    await assert.rejects(codebook.nearest(half), refused(/Float32Array for queries/));
+    await assert.rejects(
+      codebook.nearest(corners, { format: 'f16' }),
+      refused(/Uint16Array, as the format is 'f16'/),
+    );
+    await assert.rejects(
+      codebook.nearest(half, { format: 'f8' as never }),
+      refused(/'f16' or 'bf16' for format/),
+    );
+  });
+
+  it('every 16-bit float reads as the float32 of its value', () => {
+    const bits = Uint16Array.from({ length: 65536 }, (_, i) => i);
+    const value = (format: 'f16' | 'bf16', b: number) => {
+      const [size, bias] = format === 'f16' ? [10, 15] : [7, 127];
+      const exponent = (b & 0x7fff) >> size;
+      const fraction = (b & ((1 << size) - 1)) / 2 ** size;
+      const size1 = exponent === 0 ? fraction * 2 ** (1 - bias) : (1 + fraction) * 2 ** (exponent - bias);
+      return b & 0x8000 ? -size1 : size1;
+    };
+    const origin = new Codebook(Float32Array.of(1), { dim: 1, metric: 'ip' });
+    for (const format of ['f16', 'bf16'] as const) {
+      const { indices, distances } = origin.nearestSync(bits, { format });
+      const special = format === 'f16' ? 0x7c00 : 0x7f80;
+      bits.forEach((b, i) => {
+        if ((b & 0x7fff) >= special) assert.equal(indices[i], -1);
+        else if (distances[i] !== value(format, b)) assert.fail(`${format} ${b}: ${distances[i]}`);
+      });
+    }
+  });
+
+  it('codeUsage: entropy, perplexity, dead codes, collapse', () => {
+    const usage = codeUsage(Int32Array.of(2, 0, 1, 1));
+    assert.deepEqual(usage, {
+      total: 4,
+      used: 3,
+      usage: 0.75,
+      entropy: 1.5,
+      perplexity: 2 ** 1.5,
+      dead: Int32Array.of(1),
+      top: 0,
+      topShare: 0.5,
+    });
+    assert.equal(codeUsage([0, 9]).perplexity, 1);
+    assert.deepEqual([codeUsage([0]).top, codeUsage([0]).topShare, codeUsage([0]).entropy], [-1, 0, 0]);
+    assert.throws(() => codeUsage([1, -1]), refused(/counts\[1\]/));
+  });
+
+  it('stats: which kernel ran, and how much was scored exactly', () => {
+    const vectors = new Float32Array(8192 * 16).map(Math.random);
+    const queries = new Float32Array(300 * 16).map(Math.random);
+    const screened = new Codebook(vectors, { dim: 16, screen: 'always' });
+    const plain = new Codebook(vectors, { dim: 16, screen: 'off' });
+    assert.deepEqual(screened.nearestSync(queries), plain.nearestSync(queries));
+    const { kernel, screen } = screened.stats;
+    assert.equal(plain.stats.exactShare, 1);
+    assert.equal(plain.stats.screened, 0);
+    assert.equal(plain.stats.queries, 300);
+    if (kernel === 'scalar') {
+      assert.equal(screen, undefined);
+    } else {
+      assert.match(screen!, kernel === 'avx2' ? /avx2/ : /vnni|avx2/);
+      assert.equal(screened.stats.screened, 300);
+      assert.ok(screened.stats.exactShare < 0.1);
+    }
+    const automatic = new Codebook(vectors, { dim: 16 });
+    automatic.nearestSync(queries);
+    assert.equal(automatic.stats.screened, 0); // too few queries yet for packing the screen to pay
+    for (let i = 0; i < 8; i++) automatic.nearestSync(queries);
+    assert.equal(automatic.stats.screened > 0, kernel !== 'scalar');
+  });
+
+  it('screen: gives up on data that defeat it, and still answers exactly', () => {
+    const vectors = new Float32Array(8192 * 16).map(() => 0.5 + 1e-6 * Math.random());
+    const queries = new Float32Array(600 * 16).map(() => 0.5 + 1e-6 * Math.random());
+    const screened = new Codebook(vectors, { dim: 16, screen: 'always' });
+    assert.deepEqual(
+      screened.nearestSync(queries),
+      new Codebook(vectors, { dim: 16, screen: 'off' }).nearestSync(queries),
+    );
+    assert.equal(screened.stats.exactShare, 1);
   });
 });
 

@@ -1,6 +1,9 @@
 /** Checks of what callers hand to the codebook layer: each throws a TokenFlowError that says what to do. */
 import { invalidArgument, nearestName, TokenFlowError } from '../errors.js';
 
+/** How queries are given: as a Float32Array, or as the bits of 16-bit floats in a Uint16Array. */
+export type QueryFormat = 'f32' | 'f16' | 'bf16';
+
 export function checkInteger(
   name: string,
   value: unknown,
@@ -43,13 +46,31 @@ export function checkFloats(name: string, value: unknown): Float32Array {
 /** Floats in whole rows of `dim`. */
 export function checkRows(name: string, value: unknown, dim: number): Float32Array {
   const floats = checkFloats(name, value);
-  if (floats.length % dim !== 0) {
-    throw new TokenFlowError(
-      'ERR_TOKENFLOW_INVALID_ARGUMENT',
-      `Expected a multiple of ${dim} elements (rows of ${dim}) for ${name} but received ${floats.length}`,
-    );
-  }
+  checkWholeRows(name, floats.length, dim);
   return floats;
+}
+
+function checkWholeRows(name: string, length: number, dim: number): void {
+  if (length % dim === 0) return;
+  throw new TokenFlowError(
+    'ERR_TOKENFLOW_INVALID_ARGUMENT',
+    `Expected a multiple of ${dim} elements (rows of ${dim}) for ${name} but received ${length}`,
+  );
+}
+
+/** Queries in whole rows of `dim`: float32, or 16-bit floats as their bits. */
+export function checkQueries(
+  name: string,
+  value: unknown,
+  dim: number,
+  format: QueryFormat,
+): Float32Array | Uint16Array {
+  if (format === 'f32') return checkRows(name, value, dim);
+  if (!(value instanceof Uint16Array))
+    throw invalidArgument(name, `a Uint16Array, as the format is '${format}',`, value);
+  checkAttached(name, value);
+  checkWholeRows(name, value.length, dim);
+  return value.buffer instanceof SharedArrayBuffer ? new Uint16Array(value) : value;
 }
 
 /** Indices as an Int32Array; a plain array of whole numbers will do. */

@@ -1,15 +1,19 @@
 import { checkOptions, invalidArgument } from '../errors.js';
-import { checkChoice, checkInteger, checkRows } from './arguments.js';
+import { checkChoice, checkInteger, checkQueries, checkRows } from './arguments.js';
 import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
+  checkFormat,
   checkScreen,
   type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type QuantizeOptions,
+  type QuantizeResult,
+  type Queries,
   type ScreenMode,
 } from './handle.js';
 
@@ -25,7 +29,8 @@ export interface CodebookOptions {
   screen?: ScreenMode;
 }
 
-const NEAREST_OPTIONS = ['k', 'out', 'signal'];
+const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'signal'];
+const QUANTIZE_OPTIONS = ['format', 'signal'];
 
 /**
  * A codebook to look vectors up in.
@@ -74,15 +79,28 @@ export class Codebook {
    *
    * @param queries `[n, dim]`; copied at the call, so the array may be reused at once
    */
-  async nearest(queries: Float32Array, options: NearestOptions = {}): Promise<NearestResult> {
-    const { indices, distances } = await this.handle.nearest(this.#check(queries, options), options);
-    return { indices, distances };
+  async nearest(queries: Queries, options: NearestOptions = {}): Promise<NearestResult> {
+    return this.handle.nearest(this.#check('nearest', queries, options, NEAREST_OPTIONS), options);
   }
 
   /** As `nearest`, blocking: for workers and scripts. */
-  nearestSync(queries: Float32Array, options: Omit<NearestOptions, 'signal'> = {}): NearestResult {
-    const { indices, distances } = this.handle.nearestSync(this.#check(queries, options), options);
-    return { indices, distances };
+  nearestSync(queries: Queries, options: Omit<NearestOptions, 'signal'> = {}): NearestResult {
+    return this.handle.nearestSync(this.#check('nearest', queries, options, NEAREST_OPTIONS), options);
+  }
+
+  /**
+   * What a quantiser needs, in one call: indices, the codes themselves, each row's squared error and the histogram
+   * of codes.
+   *
+   * @param rows `[n, dim]`
+   */
+  async quantize(rows: Queries, options: QuantizeOptions = {}): Promise<QuantizeResult> {
+    return this.handle.quantize(this.#check('quantize', rows, options, QUANTIZE_OPTIONS), options);
+  }
+
+  /** As `quantize`, blocking. */
+  quantizeSync(rows: Queries, options: Omit<QuantizeOptions, 'signal'> = {}): QuantizeResult {
+    return this.handle.quantizeSync(this.#check('quantize', rows, options, QUANTIZE_OPTIONS), options);
   }
 
   /**
@@ -108,8 +126,8 @@ export class Codebook {
     this.dispose();
   }
 
-  #check(queries: unknown, options: object): Float32Array {
-    checkOptions('nearest', options, NEAREST_OPTIONS);
-    return checkRows('queries', queries, this.dim);
+  #check(where: string, queries: unknown, options: { format?: unknown }, known: string[]): Queries {
+    checkOptions(where, options, known);
+    return checkQueries('queries', queries, this.dim, checkFormat(options.format));
   }
 }

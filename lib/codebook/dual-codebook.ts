@@ -1,15 +1,20 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { checkChoice, checkInteger, checkRows } from './arguments.js';
+import { checkChoice, checkInteger, checkQueries, checkRows } from './arguments.js';
 import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
+  checkFormat,
   checkScreen,
   type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type PartsRequest,
+  type QuantizeOptions,
+  type QuantizeResult,
+  type Queries,
   type ScreenMode,
 } from './handle.js';
 
@@ -36,12 +41,18 @@ export interface PartedNearestOptions extends NearestOptions {
   partDistances?: boolean;
 }
 
+export interface PartedQuantizeOptions extends QuantizeOptions {
+  /** One per part, as for `nearest`. */
+  weights?: readonly number[];
+}
+
 export interface PartedNearestResult extends NearestResult {
   /** When asked for: per part `[n, k]`, unweighted. `distances` is their weighted sum. */
   partDistances?: Float32Array[];
 }
 
-const NEAREST_OPTIONS = ['k', 'out', 'signal', 'weights', 'partDistances'];
+const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'partDistances', 'signal', 'weights'];
+const QUANTIZE_OPTIONS = ['format', 'signal', 'weights'];
 
 /**
  * A codebook whose codes have several parts under one index: a lookup finds the code with the smallest weighted
@@ -93,20 +104,43 @@ export class PartedCodebook {
    * @param queries one array `[n, dims[p]]` per part, or one `[n, dim]` with the parts concatenated in each row
    */
   async nearest(
-    queries: Float32Array | readonly Float32Array[],
+    queries: Queries | readonly Queries[],
     options: PartedNearestOptions = {},
   ): Promise<PartedNearestResult> {
-    const { rows, weights, parts } = this.#check(queries, options);
-    return this.#result(await this.handle.nearest(rows, options, weights, parts));
+    const rows = this.#rows('nearest', queries, options, NEAREST_OPTIONS);
+    return this.handle.nearest(rows, options, this.#parts(options));
   }
 
   /** As `nearest`, blocking: for workers and scripts. */
   nearestSync(
-    queries: Float32Array | readonly Float32Array[],
+    queries: Queries | readonly Queries[],
     options: Omit<PartedNearestOptions, 'signal'> = {},
   ): PartedNearestResult {
-    const { rows, weights, parts } = this.#check(queries, options);
-    return this.#result(this.handle.nearestSync(rows, options, weights, parts));
+    const rows = this.#rows('nearest', queries, options, NEAREST_OPTIONS);
+    return this.handle.nearestSync(rows, options, this.#parts(options));
+  }
+
+  /**
+   * What a quantiser needs, in one call: indices, the codes themselves, each row's squared error (the parts' errors
+   * unweighted) and the histogram of codes.
+   *
+   * @param rows as the queries of `nearest`
+   */
+  async quantize(
+    rows: Queries | readonly Queries[],
+    options: PartedQuantizeOptions = {},
+  ): Promise<QuantizeResult> {
+    const joined = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantize(joined, options, this.#weights(options.weights));
+  }
+
+  /** As `quantize`, blocking. */
+  quantizeSync(
+    rows: Queries | readonly Queries[],
+    options: Omit<PartedQuantizeOptions, 'signal'> = {},
+  ): QuantizeResult {
+    const joined = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantizeSync(joined, options, this.#weights(options.weights));
   }
 
   /**
@@ -133,13 +167,8 @@ export class PartedCodebook {
     this.dispose();
   }
 
-  #check(queries: unknown, options: PartedNearestOptions) {
-    checkOptions('nearest', options, NEAREST_OPTIONS);
-    return {
-      rows: this.#rows(queries),
-      weights: this.#weights(options.weights),
-      parts: options.partDistances === true,
-    };
+  #parts(options: PartedNearestOptions): PartsRequest {
+    return { weights: this.#weights(options.weights), partDistances: options.partDistances === true };
   }
 
   #weights(weights: unknown): Float32Array | undefined {
@@ -150,11 +179,14 @@ export class PartedCodebook {
     throw invalidArgument('weights', `${this.dims.length} finite numbers, one per part,`, weights);
   }
 
-  #rows(queries: unknown): Float32Array {
-    if (!Array.isArray(queries)) return checkRows('queries', queries, this.dim);
+  /** Checks queries, and puts the parts of each side by side. */
+  #rows(where: string, queries: unknown, options: { format?: unknown }, known: string[]): Queries {
+    checkOptions(where, options, known);
+    const format = checkFormat(options.format);
+    if (!Array.isArray(queries)) return checkQueries('queries', queries, this.dim, format);
     if (queries.length !== this.dims.length)
       throw invalidArgument('queries', `${this.dims.length} arrays, one per part,`, queries);
-    const parts = queries.map((part, p) => checkRows(`queries[${p}]`, part, this.dims[p]));
+    const parts = queries.map((part, p) => checkQueries(`queries[${p}]`, part, this.dims[p], format));
     const counts = parts.map((part, p) => part.length / this.dims[p]);
     if (counts.some((count) => count !== counts[0])) {
       throw new TokenFlowError(
@@ -162,7 +194,7 @@ export class PartedCodebook {
         `Expected as many queries in every part but received ${counts.join(', ')}`,
       );
     }
-    const rows = new Float32Array(counts[0] * this.dim);
+    const rows = new (format === 'f32' ? Float32Array : Uint16Array)(counts[0] * this.dim);
     let offset = 0;
     parts.forEach((part, p) => {
       const dim = this.dims[p];
@@ -172,17 +204,6 @@ export class PartedCodebook {
       offset += dim;
     });
     return rows;
-  }
-
-  #result(raw: NearestResult & { partDistances?: Float32Array }): PartedNearestResult {
-    const { indices, distances, partDistances } = raw;
-    if (partDistances === undefined) return { indices, distances };
-    const length = indices.length;
-    return {
-      indices,
-      distances,
-      partDistances: this.dims.map((_, p) => partDistances.subarray(p * length, (p + 1) * length)),
-    };
   }
 }
 

@@ -1,7 +1,7 @@
 /** The native codebook behind Codebook and its relatives: one or more parts, one shared index. */
 import { checkOptions, TokenFlowError } from '../errors.js';
-import { type NativeCodebook, native, settle } from '../native.js';
-import { checkChoice, checkIndices, checkInteger, checkOut } from './arguments.js';
+import { type NativeCodebook, type NativeNearestRequest, native, settle } from '../native.js';
+import { checkChoice, checkIndices, checkInteger, checkOut, type QueryFormat } from './arguments.js';
 
 /**
  * What "nearest" means.
@@ -39,6 +39,10 @@ export interface LookupStats {
 }
 
 export interface NearestOptions {
+  /** How the queries are given. Default `'f32'`; 16-bit floats come as their bits in a Uint16Array. */
+  format?: QueryFormat;
+  /** Also return the gap between the best and the second best distance. */
+  margin?: boolean;
   /** How many codes per query, nearest first: 1 to 64, and at most the number of codes. Default 1. */
   k?: number;
   /** Arrays to write into instead of new ones, of exactly the result's length. */
@@ -61,6 +65,30 @@ export interface NearestResult {
    * place out of order.
    */
   distances: Float32Array;
+  /**
+   * When asked for: `[n]`, how much farther the second best code is than the best (for `ip`, how much smaller its
+   * inner product). 0 for a tie, infinity where there is no second, NaN where there is
+   * no nearest code.
+   */
+  margins?: Float32Array;
+}
+
+export interface QuantizeOptions {
+  /** How the queries are given. Default `'f32'`. */
+  format?: QueryFormat;
+  /** Stops the call; the promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface QuantizeResult {
+  /** `[n]`, the nearest code of every row, `-1` where there is none. */
+  indices: Int32Array;
+  /** `[n, dim]`, those codes as they are compared (see `lookup`); NaN where there is none. */
+  codes: Float32Array;
+  /** `[n]`, squared distance of each row, as it is compared, from its code; NaN where there is none. */
+  errors: Float32Array;
+  /** `[size]`, how many rows took each code: see `codeUsage`. */
+  counts: Int32Array;
 }
 
 export interface HandlePart {
@@ -72,6 +100,10 @@ export interface HandlePart {
 export const METRICS = ['l2', 'cosine', 'ip'] as const;
 const DEVICES = ['auto', 'cpu'] as const;
 const MAX_K = 64;
+
+export function checkFormat(format: unknown): QueryFormat {
+  return checkChoice('format', format ?? 'f32', ['f32', 'f16', 'bf16'] as const);
+}
 
 export function checkScreen(screen: unknown): ScreenMode {
   return checkChoice('screen', screen ?? 'auto', ['auto', 'always', 'off'] as const);
@@ -88,9 +120,17 @@ export function checkDevice(device: unknown): void {
   checkChoice('device', device, DEVICES);
 }
 
-interface Prepared {
-  request: Parameters<ReturnType<typeof native>['codebookNearest']>[1];
-  finish(): NearestResult & { partDistances?: Float32Array };
+export type Queries = Float32Array | Uint16Array;
+
+/** What the parts of a codebook add to a call. */
+export interface PartsRequest {
+  weights?: Float32Array;
+  partDistances?: boolean;
+}
+
+interface Prepared<Result> {
+  request: NativeNearestRequest;
+  finish(): Result;
 }
 
 export class CodebookHandle {
@@ -120,42 +160,93 @@ export class CodebookHandle {
     throw new TokenFlowError('ERR_TOKENFLOW_DISPOSED', `This ${this.name} was disposed; make a new one`);
   }
 
-  async nearest(queries: Float32Array, options: NearestOptions, weights?: Float32Array, parts = false) {
-    const { request, finish } = this.#prepare(queries, options, weights, parts, false);
+  async nearest(queries: Queries, options: NearestOptions, parts: PartsRequest = {}) {
+    const { request, finish } = this.#prepareNearest(queries, options, parts, false);
     await settle(() => native().codebookNearest(this.native, request), options.signal);
     return finish();
   }
 
-  nearestSync(queries: Float32Array, options: NearestOptions, weights?: Float32Array, parts = false) {
-    const { request, finish } = this.#prepare(queries, options, weights, parts, true);
+  nearestSync(queries: Queries, options: NearestOptions, parts: PartsRequest = {}) {
+    const { request, finish } = this.#prepareNearest(queries, options, parts, true);
+    native().codebookNearest(this.native, request);
+    return finish();
+  }
+
+  async quantize(
+    queries: Queries,
+    options: QuantizeOptions,
+    weights?: Float32Array,
+  ): Promise<QuantizeResult> {
+    const { request, finish } = this.#prepareQuantize(queries, options, weights, false);
+    await settle(() => native().codebookNearest(this.native, request), options.signal);
+    return finish();
+  }
+
+  quantizeSync(queries: Queries, options: QuantizeOptions, weights?: Float32Array): QuantizeResult {
+    const { request, finish } = this.#prepareQuantize(queries, options, weights, true);
     native().codebookNearest(this.native, request);
     return finish();
   }
 
   /** A job writes into arrays that nobody else holds; those of the caller are filled when it is done. */
-  #prepare(
-    queries: Float32Array,
+  #prepareNearest(
+    queries: Queries,
     options: NearestOptions,
-    weights: Float32Array | undefined,
-    parts: boolean,
+    { weights, partDistances: withParts }: PartsRequest,
     sync: boolean,
-  ): Prepared {
+  ): Prepared<NearestResult & { partDistances?: Float32Array[] }> {
     this.native;
     const k = options.k === undefined ? 1 : checkInteger('k', options.k, 1, Math.min(MAX_K, this.size));
     checkOptions('out', options.out, ['indices', 'distances']);
-    const length = (queries.length / this.dim) * k;
-    const outIndices = checkOut('out.indices', options.out?.indices, Int32Array, length);
-    const outDistances = checkOut('out.distances', options.out?.distances, Float32Array, length);
-    const indices = new Int32Array(length);
-    const distances = new Float32Array(length);
-    const partDistances = parts ? new Float32Array(length * this.parts.length) : undefined;
+    const n = queries.length / this.dim;
+    const outIndices = checkOut('out.indices', options.out?.indices, Int32Array, n * k);
+    const outDistances = checkOut('out.distances', options.out?.distances, Float32Array, n * k);
+    const ranks = options.margin ? Math.min(this.size, Math.max(2, k)) : k; // found; k of them are returned
+    const indices = new Int32Array(n * ranks);
+    const distances = new Float32Array(n * ranks);
+    const partDistances = withParts ? new Float32Array(n * ranks * this.parts.length) : undefined;
+    const format = options.format ?? 'f32';
+    const request = { queries, format, k: ranks, weights, indices, distances, partDistances, sync };
+    const finish = () => {
+      const result = {
+        indices: firstRanks(indices, ranks, k),
+        distances: firstRanks(distances, ranks, k),
+        margins: options.margin ? marginsOf(distances, indices, ranks) : undefined,
+        partDistances:
+          partDistances &&
+          this.parts.map((_, p) =>
+            firstRanks(partDistances.subarray(p * n * ranks, (p + 1) * n * ranks), ranks, k),
+          ),
+      };
+      checkOut('out.indices', outIndices, Int32Array, n * k)?.set(result.indices);
+      checkOut('out.distances', outDistances, Float32Array, n * k)?.set(result.distances);
+      return {
+        indices: outIndices ?? result.indices,
+        distances: outDistances ?? result.distances,
+        ...(result.margins && { margins: result.margins }),
+        ...(result.partDistances && { partDistances: result.partDistances }),
+      };
+    };
+    return { request, finish };
+  }
+
+  #prepareQuantize(
+    queries: Queries,
+    options: QuantizeOptions,
+    weights: Float32Array | undefined,
+    sync: boolean,
+  ): Prepared<QuantizeResult> {
+    this.native;
+    const n = queries.length / this.dim;
+    const result = {
+      indices: new Int32Array(n),
+      codes: new Float32Array(queries.length),
+      errors: new Float32Array(n),
+      counts: new Int32Array(this.size),
+    };
     return {
-      request: { queries, k, weights, indices, distances, partDistances, sync },
-      finish: () => {
-        checkOut('out.indices', outIndices, Int32Array, length)?.set(indices);
-        checkOut('out.distances', outDistances, Float32Array, length)?.set(distances);
-        return { indices: outIndices ?? indices, distances: outDistances ?? distances, partDistances };
-      },
+      request: { queries, format: options.format ?? 'f32', k: 1, weights, ...result, sync },
+      finish: () => result,
     };
   }
 
@@ -194,4 +285,24 @@ export class CodebookHandle {
   get disposed(): boolean {
     return this.#native === undefined;
   }
+}
+
+/** The first `k` of every row's `ranks`. */
+function firstRanks<T extends Int32Array | Float32Array>(values: T, ranks: number, k: number): T {
+  if (k === ranks) return values;
+  const kept = values.slice(0, (values.length / ranks) * k) as T;
+  for (let i = 0; i < kept.length; i++) kept[i] = values[Math.floor(i / k) * ranks + (i % k)];
+  return kept;
+}
+
+/** Gap between the first two of every row's `ranks`. Its sign is that of the metric, so it is dropped. */
+function marginsOf(distances: Float32Array, indices: Int32Array, ranks: number): Float32Array {
+  const margins = new Float32Array(distances.length / ranks);
+  for (let i = 0; i < margins.length; i++) {
+    const [best, second] = [i * ranks, i * ranks + 1];
+    if (indices[best] < 0) margins[i] = Number.NaN;
+    else if (ranks < 2 || indices[second] < 0) margins[i] = Infinity;
+    else margins[i] = Math.abs(distances[second] - distances[best]);
+  }
+  return margins;
 }

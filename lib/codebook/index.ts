@@ -1,5 +1,6 @@
 /** The codebook layer alone: it loads no image code, no sharp and no model. */
 export { type ErrorCode, TokenFlowError } from '../errors.js';
+export type { QueryFormat } from './arguments.js';
 export { Codebook, type CodebookOptions } from './codebook.js';
 export {
   type CodebookPartOptions,
@@ -8,6 +9,7 @@ export {
   type PartedCodebookOptions,
   type PartedNearestOptions,
   type PartedNearestResult,
+  type PartedQuantizeOptions,
 } from './dual-codebook.js';
 export type {
   CodebookDevice,
@@ -15,6 +17,9 @@ export type {
   Metric,
   NearestOptions,
   NearestResult,
+  QuantizeOptions,
+  QuantizeResult,
+  Queries,
   ScreenMode,
 } from './handle.js';
 export {
@@ -22,3 +27,4 @@ export {
   MultiScaleQuantizer,
   type MultiScaleQuantizerOptions,
 } from './multi-scale-quantizer.js';
+export { type CodeUsage, codeUsage } from './usage.js';

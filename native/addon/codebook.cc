@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "addon/environment.h"
+#include "codebook/half.h"
 #include "codebook/multiscale.h"
 #include "codebook/reference.h"
 #include "cpu/fma_peak.h"
@@ -111,23 +112,44 @@ Napi::Value Release(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// codebookNearest(handle, { queries, k, weights?, indices, distances?, partDistances?, sync })
+// Queries as float32, from a Float32Array or a Uint16Array of 16-bit floats.
+std::vector<float> FloatsOf(const Napi::Value& value, const std::string& format) {
+  if (format == "f32") return Copied<float>(value);
+  const uint16_t* bits = Data<uint16_t>(value);
+  std::vector<float> floats(Length(value));
+  const auto convert = format == "f16" ? FloatOfHalf : FloatOfBFloat16;
+  for (size_t i = 0; i < floats.size(); i++) floats[i] = convert(bits[i]);
+  return floats;
+}
+
+// codebookNearest(handle, { queries, format, k, weights?, indices, distances?, partDistances?, codes?, errors?,
+// counts?, sync })
 Napi::Value Nearest(const Napi::CallbackInfo& info) {
   const auto codebook = Unwrap<Codebook>(info[0]);
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value queries = request.Get("queries"), indices = request.Get("indices"),
-                    distances = request.Get("distances"), parts = request.Get("partDistances");
+                    distances = request.Get("distances"), parts = request.Get("partDistances"),
+                    codes = request.Get("codes"), errors = request.Get("errors"),
+                    counts = request.Get("counts");
+  const std::string format = request.Get("format").As<Napi::String>();
   const bool sync = request.Get("sync").ToBoolean();
   const int k = request.Get("k").As<Napi::Number>().Int32Value();
   const int64_t n = Length(queries) / codebook->dim();
-  const NearestOutput out{Data<int32_t>(indices), Data<float>(distances), Data<float>(parts)};
+  const NearestOutput out{Data<int32_t>(indices), Data<float>(distances), Data<float>(parts),
+                          Data<float>(codes), Data<float>(errors)};
+  int32_t* const histogram = Data<int32_t>(counts);
   auto weights = Copied<float>(request.Get("weights"));
-  auto copy = sync ? std::vector<float>() : Copied<float>(queries);
+  const bool in_place = sync && format == "f32";
+  auto copy = in_place ? std::vector<float>() : FloatsOf(queries, format);
   const float* given = Data<float>(queries);
-  return Dispatch(info, sync, {indices, distances, parts},
+  return Dispatch(info, sync, {indices, distances, parts, codes, errors, counts},
                   [=, copy = std::move(copy), weights = std::move(weights)](const CancelFlag& cancelled) {
-                    const float* x = sync ? given : copy.data();
+                    const float* x = in_place ? given : copy.data();
                     codebook->Nearest(x, n, k, weights.empty() ? nullptr : weights.data(), out, cancelled);
+                    if (histogram == nullptr || cancelled.load()) return;
+                    for (int64_t i = 0; i < n; i++) {
+                      if (out.indices[i * k] != kNoCode) histogram[out.indices[i * k]]++;
+                    }
                   });
 }
 

@@ -133,6 +133,17 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
           if (out.distances != nullptr) out.distances[at] = distance;
         }
       }
+      if (out.codes == nullptr && out.errors == nullptr) continue;
+      const int64_t row = first + i;
+      const int32_t nearest = out.indices[row * k];
+      const float* code = nearest == kNoCode ? nullptr : packed_.rows.data() + int64_t{nearest} * dim();
+      if (out.codes != nullptr && code != nullptr) std::copy_n(code, dim(), out.codes + row * dim());
+      if (out.codes != nullptr && code == nullptr) std::fill_n(out.codes + row * dim(), dim(), NAN);
+      if (out.errors != nullptr) {
+        out.errors[row] = code == nullptr ? NAN
+                                          : kernels.distance(Metric::kL2, spans_.data(), part_count(),
+                                                             queries.seen(i), code, nullptr, 0);
+      }
     }
   };
 

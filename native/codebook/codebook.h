@@ -18,9 +18,11 @@
 namespace tokenflow {
 
 struct NearestOutput {
-  int32_t* indices;       // [N][k]; kNoCode where there is none
-  float* distances;       // [N][k] or null; NaN where there is none
-  float* part_distances;  // [part][N][k] or null: each part's own distance, unweighted
+  int32_t* indices;         // [N][k]; kNoCode where there is none
+  float* distances;         // [N][k] or null; NaN where there is none
+  float* part_distances;    // [part][N][k] or null: each part's own distance, unweighted
+  float* codes = nullptr;   // [N][dim] or null: the nearest code itself; NaN where there is none
+  float* errors = nullptr;  // [N] or null: squared distance of the query as compared from it, unweighted
 };
 
 // What lookups on a codebook did, added up over its life.

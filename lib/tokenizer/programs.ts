@@ -3,6 +3,7 @@ import { TokenFlowError } from '../errors.js';
 import type { BuiltGraph } from '../graph/builder.js';
 import type { Precision, WeightShapes } from '../graph/ops.js';
 import { type NativeProgram, type NativeWeightStore, native, settle } from '../native.js';
+import type { WeightReader } from './weight-reader.js';
 
 /** Values by name, as they go into a program or come out of it. */
 export type Inputs = Record<string, ArrayBufferView>;
@@ -18,8 +19,7 @@ interface Entry {
 export interface ProgramOptions {
   device: string;
   precision: Precision;
-  /** A weight by the name that graphs use. */
-  read: (name: string) => Float32Array;
+  reader: WeightReader;
   /** Called while weights are read, in bytes of float32. */
   onWeights: (loaded: number, total: number) => void;
 }
@@ -61,8 +61,9 @@ export class Programs {
     const entry = this.#compiled(key, build);
     if (!entry.ready) {
       for (const { name } of entry.program.missingWeights()) {
-        entry.program.setWeight(name, this.#options.read(name));
+        entry.program.setWeight(name, this.#options.reader.read(name));
       }
+      this.#options.reader.release();
       entry.ready = true;
     }
     return entry.program.runSync(inputs);
@@ -119,11 +120,12 @@ export class Programs {
       signal?.throwIfAborted();
       this.#checkOpen();
       if (entry.ready) return; // a synchronous run went first
-      entry.program.setWeight(name, this.#options.read(name));
+      entry.program.setWeight(name, this.#options.reader.read(name));
       loaded += bytes(name);
       this.#options.onWeights(loaded, total);
       await turn();
     }
+    this.#options.reader.release();
     entry.ready = true;
   }
 

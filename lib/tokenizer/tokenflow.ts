@@ -29,6 +29,7 @@ import type {
   SemanticFeatures,
   WeightSource,
 } from './types.js';
+import { WeightReader } from './weight-reader.js';
 
 const PARTS: readonly Part[] = ['encode', 'decode', 'semantic'];
 
@@ -91,10 +92,7 @@ export class TokenFlow implements AsyncDisposable {
     this.#programs = new Programs({
       device,
       precision,
-      read: (name) => {
-        const derived = model.derived.get(name);
-        return derived ? derived.compute(source.read(derived.from)) : source.read(name);
-      },
+      reader: new WeightReader(source, model),
       onWeights: (loaded, total) => onProgress?.({ loaded, total }),
     });
     this.#runner = new Runner(this.#programs, batchSize);

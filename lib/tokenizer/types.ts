@@ -12,6 +12,8 @@ export interface WeightSource {
   readonly tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>;
   /** A tensor in float32, row-major. */
   read(name: string): Float32Array;
+  /** As `read`, into an array of the tensor's element count; used instead of it where it is there. */
+  readInto?(name: string, target: Float32Array): void;
   close(): void;
 }
 

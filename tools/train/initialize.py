@@ -5,7 +5,8 @@ last channel of every group of four starts as a constant, so that the final grou
 residual branch starts at zero. Without this the mean colour of a region takes most of the training to arrive.
 
 The semantic latent starts near one direction, as long as there are scales: each scale takes one unit vector off it, so it
-costs no choice of codes at first, and what the semantic branch learns grows as a deviation from there.
+costs no choice of codes at first, and what the semantic branch learns grows as a deviation from there (the semantic
+decoder starts by taking that direction off again).
 """
 import torch
 
@@ -63,6 +64,8 @@ def initialize(model):
     head = model.encode_task_layer[2]
     direction = torch.nn.functional.normalize(torch.randn_like(head.bias), dim=0)
     head.bias.copy_(direction * len(model.quantize.scales))
+    reader = model.decoder_vqkd.patch_embed.proj
+    reader.bias.copy_(-reader.weight[:, :, 0, 0] @ head.bias)
 
 
 def last_skip_bias(levels):

@@ -22,7 +22,7 @@ from model import Precision, ResBlock, TokenFlow, psnr
 from paths import CACHE, HERE
 from teacher import Teacher
 
-SAVE_SECONDS = 240
+SAVE_SECONDS = 420
 REMEMBERED_CODES = 131072
 
 
@@ -187,7 +187,7 @@ class Trainer:
         cut = through[:, :, top : top + window, left : left + window].contiguous()
         seen = x[:, :, side * top : side * (top + window), side * left : side * (left + window)]
         y = model.decode_pixels(cut)
-        loss = losses.reconstruction(y, seen) + 0.05 * (pixel + semantic)
+        loss = losses.reconstruction(y, seen) + stage["commitment"] * (pixel + semantic)
         self.note(mse=((y - seen) ** 2).mean(), rest_pixel=pixel, rest_semantic=semantic)
         if stage["semanticWeight"] > 0:
             some = slice(0, max(1, int(len(x) * stage["semanticPart"])))

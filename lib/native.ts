@@ -102,8 +102,117 @@ export interface NativeCodebooks {
   fmaPeak(threads: number): number;
 }
 
+/** Opaque; hold on to their codebooks. */
+export interface NativeResidual {
+  readonly residual: unique symbol;
+}
+export interface NativeProduct {
+  readonly product: unique symbol;
+}
+export interface NativeScalar {
+  readonly scalar: unique symbol;
+}
+
+/** Opaque; holds the rows and the codes so far. One job at a time. */
+export interface NativeKMeans {
+  readonly kMeans: unique symbol;
+}
+
+/** native/addon/quantizers.cc: the given arrays are filled at once when `sync`, else by the time the job is done. */
+export interface NativeQuantizers {
+  /** Per part: whether its vectors are compared as unit vectors. */
+  codebookNormalizes(codebook: NativeCodebook): boolean[];
+  residualCreate(stages: NativeCodebook[]): NativeResidual;
+  residualEncode(
+    quantizer: NativeResidual,
+    request: {
+      vectors: Float32Array; // [n][dim]
+      beam: number;
+      indices: Int32Array; // [n][stages]
+      quantized: Float32Array; // [n][dim]
+      errors: Float32Array; // [n]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
+  residualDecode(
+    quantizer: NativeResidual,
+    request: { indices: Int32Array; stages: number; quantized: Float32Array; sync: boolean },
+  ): NativeJob<void>;
+  productCreate(groups: NativeCodebook[]): NativeProduct;
+  productEncode(
+    quantizer: NativeProduct,
+    request: {
+      vectors: Float32Array; // [n][dim]
+      indices: Int32Array; // [n][groups]
+      quantized: Float32Array; // [n][dim]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
+  productDecode(
+    quantizer: NativeProduct,
+    request: { indices: Int32Array; quantized: Float32Array; sync: boolean },
+  ): NativeJob<void>;
+  productTables(
+    quantizer: NativeProduct,
+    request: { queries: Float32Array; tables: Float32Array; sync: boolean }, // tables: [n][codes of all groups]
+  ): NativeJob<void>;
+  productSearch(
+    quantizer: NativeProduct,
+    request: {
+      queries: Float32Array; // [n][dim]
+      rows: Int32Array; // [rows][groups]
+      k: number;
+      indices: Int32Array; // [n][k]
+      distances: Float32Array; // [n][k]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
+  scalarCreate(
+    rule: 'tanh' | 'clamp' | 'symmetric' | 'sign',
+    levels: Int32Array,
+    scale: number,
+  ): NativeScalar;
+  scalarEncode(
+    quantizer: NativeScalar,
+    request: {
+      vectors: Float32Array; // [n][dim]
+      indices: Int32Array | Float64Array; // [n]
+      quantized: Float32Array; // [n][dim]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
+  scalarDecode(
+    quantizer: NativeScalar,
+    request: { indices: Int32Array | Float64Array; quantized: Float32Array; sync: boolean },
+  ): NativeJob<void>;
+  /** Copies the vectors; `kMeansPrepare` comes next. */
+  kMeansCreate(vectors: Float32Array, dim: number, metric: 'l2' | 'cosine'): NativeKMeans;
+  kMeansPrepare(state: NativeKMeans, request: { sync: boolean }): NativeJob<void>;
+  kMeansSetCodes(
+    state: NativeKMeans,
+    request: { codes: Float32Array; count: number; sync: boolean },
+  ): NativeJob<void>;
+  /** Adds these rows as codes. */
+  kMeansAddRows(state: NativeKMeans, request: { rows: Float64Array; sync: boolean }): NativeJob<void>;
+  /** Adds a code far from the others for each number from [0, 1). */
+  kMeansAddFar(state: NativeKMeans, request: { uniforms: Float64Array; sync: boolean }): NativeJob<void>;
+  /** One iteration. `report`: objective before it, rows that moved, codes without rows, of these those that split another. */
+  kMeansIterate(state: NativeKMeans, request: { report: Float64Array; sync: boolean }): NativeJob<void>;
+  kMeansRead(state: NativeKMeans, codes: Float32Array): void;
+  kMeansRelease(state: NativeKMeans): void;
+  sumByCode(request: {
+    vectors: Float32Array; // [n][dim]
+    indices: Int32Array; // [n]
+    dim: number;
+    normalize: boolean;
+    counts: Float64Array; // [codes]
+    sums: Float64Array; // [codes][dim]
+    sync: boolean;
+  }): NativeJob<void>;
+}
+
 /** Everything native/addon exports. */
-export interface NativeAddon extends NativeCodebooks {
+export interface NativeAddon extends NativeCodebooks, NativeQuantizers {
   // native/addon/addon.cc
   initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
   simdLevel(): 'scalar' | 'avx2' | 'avx512';

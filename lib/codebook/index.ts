@@ -1,7 +1,18 @@
 /** The codebook layer alone: it loads no image code, no sharp and no model. */
 export { type ErrorCode, TokenFlowError } from '../errors.js';
 export type { QueryFormat } from './arguments.js';
+export {
+  BinarySphericalQuantizer,
+  type BinarySphericalQuantizerOptions,
+} from './binary-spherical-quantizer.js';
+export { CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
 export { Codebook, type CodebookOptions } from './codebook.js';
+export {
+  type LoadCodebookOptions,
+  loadCodebook,
+  loadPartedCodebook,
+  saveCodebook,
+} from './codebook-file.js';
 export {
   type CodebookPartOptions,
   DualCodebook,
@@ -11,6 +22,12 @@ export {
   type PartedNearestResult,
   type PartedQuantizeOptions,
 } from './dual-codebook.js';
+export { EmaCodebook, type EmaCodebookOptions } from './ema-codebook.js';
+export {
+  type FiniteScalarBound,
+  FiniteScalarQuantizer,
+  type FiniteScalarQuantizerOptions,
+} from './finite-scalar-quantizer.js';
 export type {
   CodebookDevice,
   LookupStats,
@@ -22,9 +39,23 @@ export type {
   Queries,
   ScreenMode,
 } from './handle.js';
+export { type KMeansOptions, type KMeansProgress, type KMeansResult, kMeans, kMeansSync } from './kmeans.js';
+export { LookupFreeQuantizer, type LookupFreeQuantizerOptions } from './lookup-free-quantizer.js';
+export { MiniBatchKMeans, type MiniBatchStep } from './mini-batch-kmeans.js';
 export {
   type MultiScaleEncoded,
   MultiScaleQuantizer,
   type MultiScaleQuantizerOptions,
 } from './multi-scale-quantizer.js';
+export {
+  type ProductEncoded,
+  ProductQuantizer,
+  type ProductSearchResult,
+} from './product-quantizer.js';
+export {
+  type ResidualEncoded,
+  type ResidualEncodeOptions,
+  ResidualQuantizer,
+} from './residual-quantizer.js';
+export { type ScalarEncoded, type ScalarIndices, ScalarQuantizer } from './scalar-quantizer.js';
 export { type CodeUsage, codeUsage } from './usage.js';

@@ -52,6 +52,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitRuntime(env, exports);
   InitImage(env, exports);
   InitCodebook(env, exports);
+  InitQuantizers(env, exports);
   InitProgram(env, exports);
   return exports;
 }

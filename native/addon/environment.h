@@ -79,6 +79,7 @@ auto Guarded(Napi::Env env, Body&& body) -> decltype(body()) {
 // Each area of the addon adds its functions and classes here.
 void InitRuntime(Napi::Env env, Napi::Object exports);
 void InitCodebook(Napi::Env env, Napi::Object exports);
+void InitQuantizers(Napi::Env env, Napi::Object exports);
 void InitProgram(Napi::Env env, Napi::Object exports);
 void InitImage(Napi::Env env, Napi::Object exports);
 

@@ -46,6 +46,7 @@ class Codebook {
   const float* rows() const { return packed_.rows.data(); }  // [codes][dim] as compared
   int64_t bytes() const;                                     // resident
   const PackedCodes& packed() const { return packed_; }
+  const std::vector<PartSpan>& parts() const { return spans_; }  // with weights of one
 
   // The k nearest codes of every query, nearest first, with their distances recomputed from the rows: l2 the
   // squared distance, cosine 1 - cos, ip the inner product; weighted sums over the parts. `weights` has one

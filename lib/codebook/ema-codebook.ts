@@ -1,0 +1,85 @@
+import { checkOptions, invalidArgument } from '../errors.js';
+import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
+
+export interface EmaCodebookOptions extends CodeAveragesOptions {
+  /** How much of the old averages an update keeps: 0 to below 1. Default 0.99. */
+  decay?: number;
+  /** Laplace smoothing of the counts, above 0. Default 1e-5. */
+  epsilon?: number;
+}
+
+/**
+ * Learning a codebook by exponential moving averages (van den Oord et al., VQ-VAE, arXiv:1711.00937, appendix A.1).
+ * With the counts n and sums m of a batch:
+ *
+ *     N = decay N + (1 - decay) n        M = decay M + (1 - decay) m
+ *     code j = M_j / ((N_j + epsilon) / (sum N + size epsilon) sum N)
+ *
+ * in double; for `cosine` the code is the direction of M_j. It starts with counts of 1 and the codes as sums.
+ *
+ * ```ts
+ * const ema = new EmaCodebook(codes, { dim: 8 });
+ * for (const vectors of batches) {
+ *   const codebook = new Codebook(ema.codes, { dim: 8 });
+ *   const { indices } = await codebook.nearest(vectors);
+ *   await ema.update(vectors, indices); // alone; or: ema.apply(allReduce(await ema.accumulate(vectors, indices)))
+ *   ema.revive(vectors, { threshold: 0.1, seed: step });
+ * }
+ * ```
+ */
+export class EmaCodebook extends CodeAverages {
+  readonly decay: number;
+  readonly epsilon: number;
+
+  /**
+   * @param codes `[size, dim]`, finite; copied
+   * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
+   */
+  constructor(codes: Float32Array, options: EmaCodebookOptions) {
+    checkOptions('EmaCodebook', options, [...AVERAGES_OPTIONS, 'decay', 'epsilon']);
+    super('EmaCodebook', codes, options, 1);
+    this.decay = options.decay ?? 0.99;
+    if (typeof this.decay !== 'number' || !(this.decay >= 0 && this.decay < 1))
+      throw invalidArgument('decay', 'a number from 0 to below 1', options.decay);
+    this.epsilon = options.epsilon ?? 1e-5;
+    if (typeof this.epsilon !== 'number' || !(this.epsilon > 0 && this.epsilon < Infinity))
+      throw invalidArgument('epsilon', 'a number above 0', options.epsilon);
+  }
+
+  /** `accumulate` and `apply` in one. */
+  async update(
+    vectors: Float32Array,
+    indices: Int32Array | readonly number[],
+    options: { signal?: AbortSignal } = {},
+  ): Promise<void> {
+    this.apply(await this.accumulate(vectors, indices, options));
+  }
+
+  /** As `update`, blocking: for workers and scripts. */
+  updateSync(vectors: Float32Array, indices: Int32Array | readonly number[]): void {
+    this.apply(this.accumulateSync(vectors, indices));
+  }
+
+  /** Averages a batch in and moves the codes: one pass over the codes, at once. */
+  apply(batch: CodeSums): void {
+    this.checkSums(batch);
+    const keep = this.decay;
+    const take = 1 - keep;
+    for (let i = 0; i < this.sums.length; i++) this.sums[i] = keep * this.sums[i] + take * batch.sums[i];
+    let total = 0;
+    for (let code = 0; code < this.size; code++) {
+      this.counts[code] = keep * this.counts[code] + take * batch.counts[code];
+      total += this.counts[code];
+    }
+    if (!(total > 0)) return; // nothing was ever counted
+    for (let code = 0; code < this.size; code++) {
+      const smoothed = ((this.counts[code] + this.epsilon) / (total + this.size * this.epsilon)) * total;
+      this.setToAverage(code, smoothed);
+    }
+  }
+
+  toJSON() {
+    const { dim, size, metric, decay, epsilon } = this;
+    return { type: 'EmaCodebook' as const, dim, size, metric, decay, epsilon };
+  }
+}

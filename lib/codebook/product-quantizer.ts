@@ -1,0 +1,221 @@
+import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
+import { type NativeProduct, native, settle } from '../native.js';
+import { checkIndices, checkInteger, checkRows } from './arguments.js';
+import { Codebook } from './codebook.js';
+import type { Metric } from './handle.js';
+
+export interface ProductEncoded {
+  /** `[n, groups]`: one index per group. */
+  indices: Int32Array;
+  /** `[n, dim]`: the codes side by side, as `decode` gives them. */
+  quantized: Float32Array;
+}
+
+export interface ProductSearchResult {
+  /** `[n, k]`: positions among the quantised vectors, nearest first, equal ones by position; `-1` where there is none. */
+  indices: Int32Array;
+  /** `[n, k]`: asymmetric distances, NaN where the index is `-1`. */
+  distances: Float32Array;
+}
+
+interface Options {
+  signal?: AbortSignal;
+}
+
+/**
+ * The product quantiser (PQ), or grouped quantiser: a vector is cut into groups of elements, each quantised by a
+ * codebook of its own (Jégou, Douze, Schmid, TPAMI 2011).
+ *
+ * Distances are asymmetric: the query stays as it is, and the distance from a quantised vector is the sum of one table
+ * entry per group. For `ip` they are inner products, larger being nearer.
+ *
+ * ```ts
+ * const quantizer = new ProductQuantizer([first, second]);
+ * const { indices } = await quantizer.encode(vectors);
+ * const nearest = await quantizer.search(queries, indices, { k: 10 });
+ * ```
+ *
+ * Holds on to its codebooks, which must not be disposed of before it is.
+ */
+export class ProductQuantizer {
+  readonly codebooks: readonly Codebook[];
+  /** Elements of a whole vector: the sum of the codebooks'. */
+  readonly dim: number;
+  /** Number of codebooks. */
+  readonly groups: number;
+  readonly metric: Metric;
+  /** Entries of one query's distance table: the codes of all groups. */
+  readonly tableSize: number;
+  #native: NativeProduct | undefined;
+
+  /**
+   * @param codebooks one per group, in the order of the elements, of one metric; the same one may serve several groups
+   * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
+   */
+  constructor(codebooks: readonly Codebook[]) {
+    if (!Array.isArray(codebooks) || codebooks.length === 0)
+      throw invalidArgument('codebooks', 'an array of Codebook, one per group,', codebooks);
+    codebooks.forEach((codebook, group) => {
+      if (!(codebook instanceof Codebook))
+        throw invalidArgument(`codebooks[${group}]`, 'a Codebook', codebook);
+    });
+    this.codebooks = Object.freeze([...codebooks]);
+    this.groups = codebooks.length;
+    this.metric = codebooks[0].metric;
+    this.dim = codebooks.reduce((sum, codebook) => sum + codebook.dim, 0);
+    this.tableSize = codebooks.reduce((sum, codebook) => sum + codebook.size, 0);
+    this.#native = native().productCreate(codebooks.map((codebook) => codebook.handle.native));
+  }
+
+  /**
+   * @param vectors `[n, dim]`; copied at the call
+   * @throws TokenFlowError when a vector is not finite
+   */
+  async encode(vectors: Float32Array, options: Options = {}): Promise<ProductEncoded> {
+    checkOptions('encode', options, ['signal']);
+    const { request, result } = this.#encodeRequest(vectors, false);
+    await settle(() => native().productEncode(this.#handle, request), options.signal);
+    return result;
+  }
+
+  /** As `encode`, blocking: for workers and scripts. */
+  encodeSync(vectors: Float32Array): ProductEncoded {
+    const { request, result } = this.#encodeRequest(vectors, true);
+    native().productEncode(this.#handle, request);
+    return result;
+  }
+
+  /**
+   * The codes side by side, `[n, dim]`, as they are compared: unit vectors where a codebook normalises.
+   *
+   * @param indices `[n, groups]`
+   * @throws TokenFlowError for an index out of range, `-1` included
+   */
+  async decode(indices: Int32Array | readonly number[], options: Options = {}): Promise<Float32Array> {
+    checkOptions('decode', options, ['signal']);
+    const request = this.#decodeRequest(indices, false);
+    await settle(() => native().productDecode(this.#handle, request), options.signal);
+    return request.quantized;
+  }
+
+  /** As `decode`, blocking: for workers and scripts. */
+  decodeSync(indices: Int32Array | readonly number[]): Float32Array {
+    const request = this.#decodeRequest(indices, true);
+    native().productDecode(this.#handle, request);
+    return request.quantized;
+  }
+
+  /**
+   * The distance of every query's groups from every code, `[n, tableSize]`: in each row the codes of the first group,
+   * then those of the second, and so on. NaN where either is not finite.
+   *
+   * @param queries `[n, dim]`; copied at the call
+   */
+  async distanceTables(queries: Float32Array, options: Options = {}): Promise<Float32Array> {
+    checkOptions('distanceTables', options, ['signal']);
+    const request = this.#tablesRequest(queries, false);
+    await settle(() => native().productTables(this.#handle, request), options.signal);
+    return request.tables;
+  }
+
+  /** As `distanceTables`, blocking: for workers and scripts. */
+  distanceTablesSync(queries: Float32Array): Float32Array {
+    const request = this.#tablesRequest(queries, true);
+    native().productTables(this.#handle, request);
+    return request.tables;
+  }
+
+  /**
+   * The quantised vectors nearest to every query by asymmetric distance: a scan over all of them.
+   *
+   * @param queries `[n, dim]`; copied at the call
+   * @param indices `[rows, groups]`: the quantised vectors, as `encode` gives them; copied at the call
+   * @throws TokenFlowError for an index out of range, and for a `k` beyond 64 or the number of rows
+   */
+  async search(
+    queries: Float32Array,
+    indices: Int32Array,
+    options: { k?: number; signal?: AbortSignal } = {},
+  ): Promise<ProductSearchResult> {
+    checkOptions('search', options, ['k', 'signal']);
+    const { request, result } = this.#searchRequest(queries, indices, options.k, false);
+    await settle(() => native().productSearch(this.#handle, request), options.signal);
+    return result;
+  }
+
+  /** As `search`, blocking: for workers and scripts. */
+  searchSync(queries: Float32Array, indices: Int32Array, options: { k?: number } = {}): ProductSearchResult {
+    checkOptions('search', options, ['k']);
+    const { request, result } = this.#searchRequest(queries, indices, options.k, true);
+    native().productSearch(this.#handle, request);
+    return result;
+  }
+
+  toJSON(): { type: 'ProductQuantizer'; metric: Metric; groups: { dim: number; size: number }[] } {
+    const groups = this.codebooks.map(({ dim, size }) => ({ dim, size }));
+    return { type: 'ProductQuantizer', metric: this.metric, groups };
+  }
+
+  /** Lets go of the codebooks, which are not disposed of. Work that is under way completes. */
+  dispose(): void {
+    this.#native = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  get #handle(): NativeProduct {
+    if (this.#native === undefined)
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_DISPOSED',
+        'This ProductQuantizer was disposed; make a new one',
+      );
+    for (const codebook of this.codebooks) codebook.handle.native; // throws when disposed
+    return this.#native;
+  }
+
+  #encodeRequest(vectors: unknown, sync: boolean) {
+    this.#handle;
+    const checked = checkRows('vectors', vectors, this.dim);
+    const result = {
+      indices: new Int32Array((checked.length / this.dim) * this.groups),
+      quantized: new Float32Array(checked.length),
+    };
+    return { request: { vectors: checked, ...result, sync }, result };
+  }
+
+  #decodeRequest(indices: unknown, sync: boolean) {
+    this.#handle;
+    const checked = this.#checkIndexRows(indices);
+    const quantized = new Float32Array((checked.length / this.groups) * this.dim);
+    return { indices: checked, quantized, sync };
+  }
+
+  #tablesRequest(queries: unknown, sync: boolean) {
+    this.#handle;
+    const checked = checkRows('queries', queries, this.dim);
+    const tables = new Float32Array((checked.length / this.dim) * this.tableSize);
+    return { queries: checked, tables, sync };
+  }
+
+  #searchRequest(queries: unknown, indices: unknown, wanted: number | undefined, sync: boolean) {
+    this.#handle;
+    const checked = checkRows('queries', queries, this.dim);
+    const rows = this.#checkIndexRows(indices);
+    const k =
+      wanted === undefined ? 1 : checkInteger('k', wanted, 1, Math.min(64, rows.length / this.groups));
+    const length = (checked.length / this.dim) * k;
+    const result = { indices: new Int32Array(length), distances: new Float32Array(length) };
+    return { request: { queries: checked, rows, k, ...result, sync }, result };
+  }
+
+  #checkIndexRows(indices: unknown): Int32Array {
+    const checked = checkIndices('indices', indices);
+    if (checked.length % this.groups === 0) return checked;
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      `Expected a multiple of ${this.groups} elements (one index per group) for indices but received ${checked.length}`,
+    );
+  }
+}

@@ -53,7 +53,10 @@ export async function benchLoad(report, { quick = false, only } = {}) {
     const before = process.memoryUsage().rss;
     const guard = new LoadGuard();
     const started = now();
-    const tokenizer = await TokenFlow.load(file, { device: 'cpu' });
+    const tokenizer = await TokenFlow.load(file, {
+      device: 'cpu',
+      preload: ['encode', 'decode', 'semantic'],
+    });
     const seconds = now() - started;
     const loaded = process.memoryUsage().rss - before;
     report.add({

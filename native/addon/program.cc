@@ -306,15 +306,15 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
     });
   }
 
-  // Packed on the compute thread, whose parallel loops it uses, while this thread waits.
+  // Packed here and now: neither behind what the compute thread runs nor at the mercy of two switches of threads
+  // for each of many small tensors. Its loops have the team of threads where no run has it.
   void SetWeight(const Napi::CallbackInfo& info) {
     Guarded(info.Env(), [&] {
       const std::string name = Field(info[0], "the weight's name").Text();
       const Napi::TypedArray array = TypedArray(info[1], DType::kF32, "the weight '" + name + "'");
       const float* data = reinterpret_cast<const float*>(
           static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset());
-      ComputeQueue::Cpu().Run(
-          [&] { program()->SetWeight(name, data, static_cast<int64_t>(array.ElementLength())); });
+      program()->SetWeight(name, data, static_cast<int64_t>(array.ElementLength()));
     });
   }
 

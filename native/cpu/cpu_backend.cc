@@ -1,6 +1,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <mutex>
 #include <set>
 
 #include "cpu/fusion.h"
@@ -16,7 +17,7 @@ namespace {
 class CpuProgram : public Program {
  public:
   CpuProgram(const Graph& graph, std::shared_ptr<CpuWeightStore> store, Precision precision)
-      : graph_(graph), store_(std::move(store)) {
+      : graph_(graph), shapes_(WeightShapes(graph)), store_(std::move(store)) {
     Compiler compiler(graph_, *store_, precision);
     std::vector<Step> steps;
     for (const FusedStep& fused : Fuse(graph_)) {
@@ -35,13 +36,13 @@ class CpuProgram : public Program {
   const Graph& graph() const override { return graph_; }
 
   std::vector<MissingWeight> MissingWeights() const override {
-    const auto shapes = WeightShapes(graph_);
+    std::lock_guard<std::mutex> lock(store_->mutex());
     std::set<std::string> seen;
     std::vector<MissingWeight> missing;
     for (const auto& weight : weights_) {
       for (const WeightPart& part : weight->parts()) {
         if (!part.name.empty() && weight->Wants(part.name) && seen.insert(part.name).second) {
-          missing.push_back({part.name, shapes.at(part.name)});
+          missing.push_back({part.name, shapes_.at(part.name)});
         }
       }
     }
@@ -49,8 +50,7 @@ class CpuProgram : public Program {
   }
 
   void SetWeight(const std::string& name, const float* data, int64_t count) override {
-    const auto shapes = WeightShapes(graph_);
-    if (shapes.count(name) == 0) throw InvalidArgument("The graph has no weight named '" + name + "'");
+    if (shapes_.count(name) == 0) throw InvalidArgument("The graph has no weight named '" + name + "'");
     store_->Set(name, data, count);
   }
 
@@ -62,10 +62,11 @@ class CpuProgram : public Program {
 
   void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
            const CancelFlag& cancelled) override {
-    const std::vector<MissingWeight> missing = MissingWeights();
-    if (!missing.empty()) {
+    for (const auto& weight : weights_) {
+      if (weight->ready()) continue;
+      const std::vector<MissingWeight> missing = MissingWeights();
       throw InvalidArgument("Expected every weight before a run but " + std::to_string(missing.size()) +
-                            " are missing, first '" + missing[0].name + "'");
+                            " are missing" + (missing.empty() ? "" : ", first '" + missing[0].name + "'"));
     }
     const ProgramMemory memory = Memory();
     char* arena = store_->Workspace(memory.activations + memory.scratch, "the activations");
@@ -109,6 +110,7 @@ class CpuProgram : public Program {
 
  private:
   const Graph graph_;
+  const std::map<std::string, std::vector<int64_t>> shapes_;  // of the weights
   std::shared_ptr<CpuWeightStore> store_;
   std::vector<CompiledOp> ops_;  // by step
   std::vector<size_t> op_of_;    // of the graph, by step

@@ -5,7 +5,7 @@
 namespace tokenflow {
 
 bool WeightEntry::Wants(const std::string& name) const {
-  if (ready_) return false;
+  if (ready()) return false;
   for (size_t i = 0; i < parts_.size(); i++) {
     if (parts_[i].name == name && staged_[i] == nullptr) return true;
   }
@@ -34,8 +34,8 @@ void WeightEntry::Set(const std::string& name, const float* data, int64_t count)
   }
   if (whole) {
     bytes_ = Pack(all);
-    ready_ = true;
     staged_.clear();
+    ready_.store(true, std::memory_order_release);
     return;
   }
   for (size_t i = 0; i < parts_.size(); i++) {
@@ -50,12 +50,14 @@ std::string CpuWeightStore::Key(const std::string& packing, const std::vector<We
 }
 
 int64_t CpuWeightStore::Bytes() const {
+  std::lock_guard<std::mutex> lock(mutex_);
   int64_t bytes = 0;
   for (const auto& [key, entry] : entries_) bytes += entry->bytes();
   return bytes;
 }
 
 void CpuWeightStore::Set(const std::string& name, const float* data, int64_t count) {
+  std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [key, entry] : entries_) {
     if (entry->Wants(name)) entry->Set(name, data, count);
   }

@@ -1,8 +1,10 @@
 // The packed weights of a model on the CPU, and the memory its programs run in.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,7 +29,7 @@ struct WeightData {
 class WeightEntry {
  public:
   virtual ~WeightEntry() = default;
-  bool ready() const { return ready_; }
+  bool ready() const { return ready_.load(std::memory_order_acquire); }
   int64_t bytes() const { return bytes_; }
   const std::vector<WeightPart>& parts() const { return parts_; }
   bool Wants(const std::string& name) const;
@@ -40,7 +42,7 @@ class WeightEntry {
  private:
   std::vector<WeightPart> parts_;
   std::vector<std::unique_ptr<std::vector<float>>> staged_;
-  bool ready_ = false;
+  std::atomic<bool> ready_{false};  // from then on nothing changes
   int64_t bytes_ = 0;
 };
 
@@ -78,19 +80,24 @@ class CpuWeightStore : public WeightStore {
   template <class T>
   std::shared_ptr<Weight<T>> Request(const std::string& packing, const std::vector<WeightPart>& parts,
                                      typename Weight<T>::Packer packer) {
+    std::lock_guard<std::mutex> lock(mutex_);
     std::shared_ptr<WeightEntry>& entry = entries_[Key(packing, parts)];
     if (entry == nullptr) entry = std::make_shared<Weight<T>>(parts, std::move(packer));
     return std::static_pointer_cast<Weight<T>>(entry);
   }
 
-  // Packs a tensor into every packing that waits for it.
+  // Packs a tensor into every packing that waits for it. On any thread, also while programs run.
   void Set(const std::string& name, const float* data, int64_t count);
+
+  // Held while packings that are not ready are looked at or changed.
+  std::mutex& mutex() { return mutex_; }
 
   // At least `bytes` of memory, for the program that runs now: on the compute thread there is one at a time.
   char* Workspace(int64_t bytes, const std::string& purpose);
 
  private:
   static std::string Key(const std::string& packing, const std::vector<WeightPart>& parts);
+  mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<WeightEntry>> entries_;
   Buffer workspace_;
 };

@@ -1,5 +1,6 @@
-// Parallel loops. Only the compute thread (queue.h) starts them, so there is one team of threads in the process
-// whatever the number of callers; a loop that is started inside another, or beside one, runs on its caller alone.
+// Parallel loops. There is one team of threads in the process whatever the number of callers: the compute thread
+// (queue.h) has it most of the time, and a loop that is started inside another, or beside one, runs on its caller
+// alone.
 //
 // The team is the process's own, not OpenMP's: a thread that waits for work gives its processor away after some
 // microseconds. OpenMP's spins for milliseconds, and on a machine that is busy otherwise it takes the very processor

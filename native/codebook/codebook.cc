@@ -117,7 +117,12 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
 
   // Distances of what was found for queries [first, first + queries.size()).
   const auto settle = [&](int64_t first, const QueryChunk& queries, const Candidate* best) {
+    constexpr int64_t kAhead = 4;  // rows of winners are wherever chance has put them
     for (int64_t i = 0; i < queries.size(); i++) {
+      if (i + kAhead < queries.size() && best[(i + kAhead) * k].index > 0) {
+        const float* row = packed_.rows.data() + int64_t{best[(i + kAhead) * k].index} * dim();
+        for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
+      }
       for (int rank = 0; rank < k; rank++) {
         const int64_t at = (first + i) * k + rank;
         const int32_t index = queries.scored(i) ? best[i * k + rank].index : kNoCode;

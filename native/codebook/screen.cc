@@ -9,7 +9,9 @@ namespace tokenflow {
 
 namespace {
 
-constexpr int kBatch = 60;                 // queries swept together; a multiple of every tile
+constexpr int64_t kBatchBytes =
+    16 << 20;                   // of block values, which very large codebooks would fill memory with
+constexpr int kMostBatch = 60;  // queries swept together; a multiple of every tile
 constexpr int64_t kSweepBytes = 16 << 10;  // codes that stay in the first-level cache while they pass
 constexpr int kSpanBlocks = kSpan * 16;
 constexpr double kLargestQuery = 1e15;  // |y + u| that the arithmetic below carries
@@ -18,6 +20,11 @@ constexpr double kMarginMost = 1e9;     // of a block value, in int32
 // A batch survives on less than an eighth of the blocks; beyond that the plain lookup is faster.
 int64_t MostSurvivors(int64_t blocks) {
   return std::max<int64_t>(4, blocks / 8);
+}
+
+int BatchFor(int64_t stride, int rows) {
+  const int64_t fitting = kBatchBytes / (stride * static_cast<int64_t>(sizeof(int32_t))) / rows * rows;
+  return static_cast<int>(std::clamp<int64_t>(fitting, rows, kMostBatch));
 }
 
 int32_t Threshold(double value) {
@@ -71,17 +78,18 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
       spans_((codes.super_blocks + kSpan - 1) / kSpan),
       // An odd number of cache lines, so that the rows of a tile do not meet in the same cache sets.
       stride_((codes.super_blocks | 1) * 16),
+      batch_(BatchFor(stride_, codes.kernels->rows)),
       scratch_(Scratch::OfThread()) {
-  scratch_.levels.resize(int64_t{kBatch} * codes.words * kernels_.group);
-  scratch_.queries.resize(kBatch);
-  scratch_.words.resize(int64_t{kBatch} * codes.words);
-  scratch_.row_offsets.resize(kBatch);
-  scratch_.inverse_scales.resize(kBatch);
-  scratch_.values.resize(kBatch * stride_);
-  scratch_.least.resize(kBatch * spans_ * 16);
+  scratch_.levels.resize(int64_t{batch_} * codes.words * kernels_.group);
+  scratch_.queries.resize(batch_);
+  scratch_.words.resize(int64_t{batch_} * codes.words);
+  scratch_.row_offsets.resize(batch_);
+  scratch_.inverse_scales.resize(batch_);
+  scratch_.values.resize(batch_ * stride_);
+  scratch_.least.resize(batch_ * spans_ * 16);
   scratch_.places.resize(spans_ * 16);
-  if (k == 1) scratch_.bests.resize(kBatch);
-  if (k > 1) scratch_.tops.resize(kBatch);
+  if (k == 1) scratch_.bests.resize(batch_);
+  if (k > 1) scratch_.tops.resize(batch_);
 }
 
 void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int32_t>* fallen,
@@ -100,10 +108,10 @@ void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int
     return s.sizes[a] < s.sizes[b] || (s.sizes[a] == s.sizes[b] && a < b);
   });
   int64_t exact = 0, answered = 0;
-  for (size_t first = 0; first < s.rows.size(); first += kBatch) {
+  for (size_t first = 0; first < s.rows.size(); first += batch_) {
     if (cancelled.load(std::memory_order_relaxed)) break;
     const int32_t* rows = s.rows.data() + first;
-    const int count = static_cast<int>(std::min<size_t>(kBatch, s.rows.size() - first));
+    const int count = static_cast<int>(std::min<int64_t>(batch_, s.rows.size() - first));
     if (hopeless_->load(std::memory_order_relaxed)) {
       fallen->insert(fallen->end(), rows, rows + count);
       continue;

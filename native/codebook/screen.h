@@ -110,6 +110,7 @@ class ScreenScan {
   std::atomic<bool>* const hopeless_;
   const int64_t spans_;   // of kSpan super-blocks
   const int64_t stride_;  // of a query's block values
+  const int batch_;       // queries swept together
   Scratch& scratch_;      // this thread's
 };
 

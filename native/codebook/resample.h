@@ -15,9 +15,16 @@ void AreaDown(const float* in,  // [batch][from][from][channels]
 // agree.
 class BicubicUp {
  public:
+  // Where a coordinate of the result comes from; plain data, so that kernels may read it.
+  struct Taps {
+    int at[4];
+    float weight[4];
+  };
+
   BicubicUp(int from, int to);
   int from() const { return from_; }
   int to() const { return to_; }
+  const std::vector<Taps>& taps() const { return taps_; }  // [to], the same for rows and columns
 
   // sum += up(in), and residual -= up(in) unless null.
   void Accumulate(const float* in,  // [batch][from][from][channels]
@@ -26,12 +33,8 @@ class BicubicUp {
                   float* residual) const;  // likewise
 
  private:
-  struct Taps {
-    int at[4];
-    float weight[4];
-  };
   int from_, to_;
-  std::vector<Taps> taps_;  // [to], the same for rows and columns
+  std::vector<Taps> taps_;
 };
 
 }  // namespace tokenflow

@@ -29,7 +29,9 @@ DEVICE float Exp(float x) {
   return fmaf(p, power, power);
 }
 
-DEVICE float Sigmoid(float x) { return __fdiv_rn(1.0f, 1.0f + Exp(-x)); }
+DEVICE float Sigmoid(float x) {
+  return __fdiv_rn(1.0f, 1.0f + Exp(-x));
+}
 
 DEVICE float Tanh(float x) {
   const float size = fabsf(x), s = x * x;

@@ -8,10 +8,10 @@
 //
 // A thread owns 8 neighbouring columns of a row (the column permutation), so bias, activation, residual and the result are
 // 16- or 32-byte accesses straight from registers.
-#include "gemm.cuh"
-
 #include "activation.cuh"
 #include "cp_async.cuh"
+#include "gemm.cuh"
+#include "row8.cuh"
 #include "tensor_tile.cuh"
 
 namespace tokenflow::cuda {
@@ -32,29 +32,6 @@ struct GemmArgs {
   int stages;  // of k
 };
 
-// 8 neighbouring elements of y or of the residual.
-DEVICE void LoadRow8(const uint16_t* p, float* f) { Unpack8(Load16(p), f); }
-DEVICE void LoadRow8(const float* p, float* f) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const uint4 v = Load16(p + 4 * half);
-    f[4 * half] = BitsToFloat(v.x), f[4 * half + 1] = BitsToFloat(v.y);
-    f[4 * half + 2] = BitsToFloat(v.z), f[4 * half + 3] = BitsToFloat(v.w);
-  }
-}
-DEVICE void StoreRow8(uint16_t* p, const float* f) { Store16(p, Pack8(f)); }
-DEVICE void StoreRow8(float* p, const float* f) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    Store16(p + 4 * half, make_uint4(FloatToBits(f[4 * half]), FloatToBits(f[4 * half + 1]), FloatToBits(f[4 * half + 2]),
-                                     FloatToBits(f[4 * half + 3])));
-  }
-}
-DEVICE float LoadOne(const uint16_t* p) { return LowFloat(*p); }
-DEVICE float LoadOne(const float* p) { return *p; }
-DEVICE void StoreOne(uint16_t* p, float f) { *p = static_cast<uint16_t>(PackBf16(f, 0.0f)); }
-DEVICE void StoreOne(float* p, float f) { *p = f; }
-
 template <int kTile>
 struct Shape;
 template <>
@@ -67,7 +44,8 @@ struct Shape<64> {
 };
 
 template <class Rows, class Out, int kTile>
-__global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks) GemmKernel(GemmArgs<Rows, Out> a) {
+__global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
+    GemmKernel(GemmArgs<Rows, Out> a) {
   SHARED_MEMORY(shared);
   using S = Shape<kTile>;
   constexpr int kMatrixBytes = kTile * kRowBytes;
@@ -149,7 +127,8 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
         const float row_bias = a.epilogue.bias_by_row ? a.epilogue.bias[r] : 0.0f;
         float v[8];
 #pragma unroll
-        for (int e = 0; e < 8; e++) v[e] = Activate(a.epilogue.activation, tile.at(i, h, q, e) + (bias[e] + row_bias));
+        for (int e = 0; e < 8; e++)
+          v[e] = Activate(a.epilogue.activation, tile.at(i, h, q, e) + (bias[e] + row_bias));
         const int64_t at = r * a.stride + column;
         if (column + 8 <= a.stored_columns) {
           if (residual != nullptr) {
@@ -191,8 +170,8 @@ GemmTile ChooseGemmTile(int rows, int columns, int images, int multiprocessors) 
 }
 
 template <class Rows, class Out>
-void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int images, const Epilogue& epilogue, GemmTile tile, Out* y,
-          int64_t stride, int stored_columns, cudaStream_t stream) {
+void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int images, const Epilogue& epilogue,
+          GemmTile tile, Out* y, int64_t stride, int stored_columns, cudaStream_t stream) {
   const GemmArgs<Rows, Out> args{a, w, epilogue, y, stride, stored_columns, 0, 0, 0};
   if (tile == GemmTile::k128x128) {
     Start<128>(args, images, stream);
@@ -202,13 +181,13 @@ void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int images, const Epi
 }
 
 using Low = uint16_t;
-template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*, int64_t, int,
-                   cudaStream_t);
-template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*, int64_t, int,
-                   cudaStream_t);
-template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*, int64_t, int,
-                   cudaStream_t);
-template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*, int64_t, int,
-                   cudaStream_t);
+template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*,
+                   int64_t, int, cudaStream_t);
+template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*,
+                   int64_t, int, cudaStream_t);
+template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*,
+                   int64_t, int, cudaStream_t);
+template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*,
+                   int64_t, int, cudaStream_t);
 
 }  // namespace tokenflow::cuda

@@ -43,7 +43,7 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
 }
 
 template <class T>
-constexpr T DivideUp(T value, T by) {
+HOST_DEVICE constexpr T DivideUp(T value, T by) {
   return (value + by - 1) / by;
 }
 

@@ -84,15 +84,18 @@ class Source<WindowRows<T>, kOwned> {
   // Keeps the corner of the row's window, both coordinates biased to stay positive, in one register.
   DEVICE void SetRow(const WindowRows<T>& a, int i, int row) {
     const int y = row / a.out_width, x = row - y * a.out_width;
-    corner_[i] = row < a.out_height * a.out_width ? (y * a.stride - a.top + kBias) << 16 | (x * a.stride - a.left + kBias)
-                                                  : -1;
+    corner_[i] = row < a.out_height * a.out_width
+                     ? (y * a.stride - a.top + kBias) << 16 | (x * a.stride - a.left + kBias)
+                     : -1;
   }
   DEVICE const T* Address(const WindowRows<T>& a, int i, int* bytes) const {
     const int y = (corner_[i] >> 16) - kBias + ky_, x = (corner_[i] & 0xffff) - kBias + kx_;
-    const bool inside = corner_[i] >= 0 && ky_ < a.kernel && static_cast<unsigned>(y) < static_cast<unsigned>(a.height << a.upsample) &&
+    const bool inside = corner_[i] >= 0 && ky_ < a.kernel &&
+                        static_cast<unsigned>(y) < static_cast<unsigned>(a.height << a.upsample) &&
                         static_cast<unsigned>(x) < static_cast<unsigned>(a.width << a.upsample);
     *bytes = inside ? 16 : 0;
-    return inside ? image_ + ((y >> a.upsample) * a.width + (x >> a.upsample)) * a.channels + channel_ : image_;
+    return inside ? image_ + ((y >> a.upsample) * a.width + (x >> a.upsample)) * a.channels + channel_
+                  : image_;
   }
   DEVICE void Next(const WindowRows<T>& a) {
     channel_ += 4 * kChunk;
@@ -131,10 +134,10 @@ struct PackedColumns {
 
 // What happens to a sum before it is stored, in this order.
 struct Epilogue {
-  const float* bias;        // [columns], or [rows] with bias_by_row, or null
+  const float* bias;  // [columns], or [rows] with bias_by_row, or null
   bool bias_by_row;
   Activation activation;
-  const void* residual;     // as y, or null; may be y itself
+  const void* residual;  // as y, or null; may be y itself
 };
 
 }  // namespace tokenflow::cuda

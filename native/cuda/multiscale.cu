@@ -11,9 +11,8 @@
 //
 // Every sum has the order of the CPU's loops (bins by rows then columns; taps ascending, columns before rows), products and
 // sums rounded separately: the bits are the same.
-#include "multiscale.cuh"
-
 #include "arena.h"
+#include "multiscale.cuh"
 
 namespace tokenflow::cuda {
 
@@ -21,11 +20,13 @@ namespace {
 
 constexpr int kThreads = 256;
 
-unsigned Blocks(int64_t elements) { return static_cast<unsigned>(DivideUp<int64_t>(elements, kThreads)); }
+unsigned Blocks(int64_t elements) {
+  return static_cast<unsigned>(DivideUp<int64_t>(elements, kThreads));
+}
 
 // residual = features, sum = 0.
-__global__ void __launch_bounds__(kThreads) StartKernel(const float* features, int64_t count, float* residual,
-                                                        float* sum) {
+__global__ void __launch_bounds__(kThreads)
+    StartKernel(const float* features, int64_t count, float* residual, float* sum) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
   if (residual != nullptr) residual[i] = features[i];
@@ -66,9 +67,9 @@ struct AddArgs {
   int code_stride;
   int64_t count;  // batch g g dim
   int grid, scale, dim;
-  float* sum;        // [batch][g][g][dim]
-  float* residual;   // likewise, or null
-  int32_t* tokens;   // where the indices go: image b from tokens + b * tokens_stride on, or null
+  float* sum;       // [batch][g][g][dim]
+  float* residual;  // likewise, or null
+  int32_t* tokens;  // where the indices go: image b from tokens + b * tokens_stride on, or null
   int64_t tokens_stride;
   int* invalid;
 };
@@ -84,7 +85,9 @@ __global__ void __launch_bounds__(kThreads) AddKernel(AddArgs a) {
   const int32_t* indices = a.indices + image * a.indices_stride;
   const auto code = [&](int row, int column) {
     const int32_t index = indices[row * a.scale + column];
-    return index < 0 || index >= a.code_count ? 0.0f : a.codes[static_cast<int64_t>(index) * a.code_stride + channel];
+    return index < 0 || index >= a.code_count
+               ? 0.0f
+               : a.codes[static_cast<int64_t>(index) * a.code_stride + channel];
   };
 
   float up;
@@ -136,7 +139,8 @@ struct Workspace {
     cells = arena.Take<float>(pixels * book.dim);
     indices = arena.Take<int32_t>(pixels);
     size_t most = 0;
-    for (int scale : scales) most = std::max(most, LookupWorkspaceBytes(book, PlanFor(batch, scale, book, card)));
+    for (int scale : scales)
+      most = std::max(most, LookupWorkspaceBytes(book, PlanFor(batch, scale, book, card)));
     lookup = arena.Take<unsigned char>(static_cast<int64_t>(most));
   }
 };
@@ -159,16 +163,17 @@ size_t MultiscaleWorkspaceBytes(int64_t batch, const std::vector<int>& scales, c
   return arena.used();
 }
 
-void MultiscaleEncode(const float* features, int64_t batch, const std::vector<int>& scales, const BicubicUp::Taps* taps,
-                      const CodebookView& book, const CardShape& card, int32_t* tokens, float* sum, int* invalid,
-                      void* workspace, cudaStream_t stream) {
+void MultiscaleEncode(const float* features, int64_t batch, const std::vector<int>& scales,
+                      const BicubicUp::Taps* taps, const CodebookView& book, const CardShape& card,
+                      int32_t* tokens, float* sum, int* invalid, void* workspace, cudaStream_t stream) {
   if (batch == 0) return;
   const int grid = scales.back();
   const int64_t elements = batch * grid * grid * book.dim;
   const int64_t all_tokens = Tokens(scales, scales.size());
   Arena arena(workspace);
   Workspace space(arena, batch, scales, book, card);
-  Launch(StartKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, features, elements, space.residual, sum);
+  Launch(StartKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, features, elements, space.residual,
+         sum);
   for (size_t s = 0; s < scales.size(); s++) {
     const int scale = scales[s];
     const int64_t cells = batch * scale * scale;
@@ -176,9 +181,21 @@ void MultiscaleEncode(const float* features, int64_t batch, const std::vector<in
     Launch(PoolKernel, dim3(Blocks(pool.count)), dim3(kThreads), 0, stream, pool);
     const NearestResult found{space.indices, nullptr, nullptr, 0, nullptr};
     Lookup(space.cells, cells, book, 1, PlanFor(batch, scale, book, card), found, space.lookup, stream);
-    const AddArgs add{space.indices, static_cast<int64_t>(scale) * scale, taps + s * grid, book.codes, book.count,
-                      book.stride,   elements, grid, scale, book.dim, sum, space.residual,
-                      tokens + Tokens(scales, s), all_tokens, invalid};
+    const AddArgs add{space.indices,
+                      static_cast<int64_t>(scale) * scale,
+                      taps + s * grid,
+                      book.codes,
+                      book.count,
+                      book.stride,
+                      elements,
+                      grid,
+                      scale,
+                      book.dim,
+                      sum,
+                      space.residual,
+                      tokens + Tokens(scales, s),
+                      all_tokens,
+                      invalid};
     Launch(AddKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, add);
   }
 }
@@ -190,11 +207,24 @@ void MultiscaleDecode(const int32_t* tokens, int64_t batch, const std::vector<in
   const int grid = scales.back();
   const int64_t elements = batch * grid * grid * book.dim;
   const int64_t given = Tokens(scales, scale_count);
-  Launch(StartKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, static_cast<const float*>(nullptr), elements, static_cast<float*>(nullptr),
-         sum);
+  Launch(StartKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, static_cast<const float*>(nullptr),
+         elements, static_cast<float*>(nullptr), sum);
   for (int s = 0; s < scale_count; s++) {
-    const AddArgs add{tokens + Tokens(scales, s), given, taps + static_cast<int64_t>(s) * grid, book.codes, book.count,
-                      book.stride, elements, grid, scales[s], book.dim, sum, nullptr, nullptr, 0, invalid};
+    const AddArgs add{tokens + Tokens(scales, s),
+                      given,
+                      taps + static_cast<int64_t>(s) * grid,
+                      book.codes,
+                      book.count,
+                      book.stride,
+                      elements,
+                      grid,
+                      scales[s],
+                      book.dim,
+                      sum,
+                      nullptr,
+                      nullptr,
+                      0,
+                      invalid};
     Launch(AddKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream, add);
   }
 }

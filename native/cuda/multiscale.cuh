@@ -26,8 +26,8 @@ void MultiscaleEncode(const float* features,  // [batch][g][g][dim]
 
 // The sum over the first `scale_count` scales. A token out of range counts as zeros and sets *invalid.
 void MultiscaleDecode(const int32_t* tokens,  // [batch][sum of s^2 over the first scales]
-                      int64_t batch, const std::vector<int>& scales, int scale_count, const BicubicUp::Taps* taps,
-                      const CodebookView& book,
+                      int64_t batch, const std::vector<int>& scales, int scale_count,
+                      const BicubicUp::Taps* taps, const CodebookView& book,
                       float* sum,  // [batch][g][g][dim]
                       int* invalid, cudaStream_t stream);
 

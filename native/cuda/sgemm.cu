@@ -6,10 +6,9 @@
 // ring of three stages holds 16 k: rows of 64 bytes, swizzled (swizzle.cuh), filled by cp.async, one barrier a stage. Every
 // float4 a thread loads feeds four steps of each chain; half of its columns are multiplied at a time, which keeps the 64
 // accumulators, 16 column fragments and 4 row fragments within 128 registers.
-#include "sgemm.cuh"
-
 #include "activation.cuh"
 #include "cp_async.cuh"
+#include "sgemm.cuh"
 #include "swizzle.cuh"
 
 namespace tokenflow::cuda {
@@ -35,7 +34,8 @@ struct SgemmArgs {
 };
 
 template <int kOwned>
-DEVICE void MultiplyStage(float (&acc)[kOwned][kOwned], const unsigned char* a, const unsigned char* w, int tx, int ty) {
+DEVICE void MultiplyStage(float (&acc)[kOwned][kOwned], const unsigned char* a, const unsigned char* w,
+                          int tx, int ty) {
   constexpr int kSixteenRows = 16 * kRowBytes;  // the swizzle is the same 16 rows further
 #pragma unroll 1
   for (int c = 0; c < kChunks; c++) {
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
       const float* from = source.Address(a.a, i, &bytes);
       CopyAsync16(base + i * kRowStep * kRowBytes, from, bytes);
       const bool inside = column0 + row + i * kRowStep < a.w.columns;
-      CopyAsync16(base + kMatrixBytes + i * kRowStep * kRowBytes, inside ? weight + i * kRowStep * a.w.row_stride : weights,
-                  inside ? 16 : 0);
+      CopyAsync16(base + kMatrixBytes + i * kRowStep * kRowBytes,
+                  inside ? weight + i * kRowStep * a.w.row_stride : weights, inside ? 16 : 0);
     }
     source.Next(a.a);
     weight += kStageK;
@@ -150,15 +150,15 @@ void Start(SgemmArgs<Rows> args, int images, cudaStream_t stream) {
   args.stages = DivideUp(DepthOf(args.a), kStageK);
   const int64_t blocks = static_cast<int64_t>(args.row_tiles) * args.column_tiles * images;
   if (blocks == 0) return;
-  Launch(SgemmKernel<Rows, kTile>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), kStages * 2 * kTile * kRowBytes, stream,
-         args);
+  Launch(SgemmKernel<Rows, kTile>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
+         kStages * 2 * kTile * kRowBytes, stream, args);
 }
 
 }  // namespace
 
 template <class Rows>
-void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue, int multiprocessors, float* y,
-           int64_t stride, cudaStream_t stream) {
+void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue,
+           int multiprocessors, float* y, int64_t stride, cudaStream_t stream) {
   const SgemmArgs<Rows> args{a, w, epilogue, y, stride, 0, 0, 0};
   const int64_t large = static_cast<int64_t>(DivideUp(RowsOf(a), 128)) * DivideUp(w.columns, 128) * images;
   if (large >= multiprocessors) {
@@ -168,9 +168,9 @@ void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilo
   }
 }
 
-template void Sgemm(const MatrixRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*, int64_t,
-                    cudaStream_t);
-template void Sgemm(const WindowRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*, int64_t,
-                    cudaStream_t);
+template void Sgemm(const MatrixRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*,
+                    int64_t, cudaStream_t);
+template void Sgemm(const WindowRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*,
+                    int64_t, cudaStream_t);
 
 }  // namespace tokenflow::cuda

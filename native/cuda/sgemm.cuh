@@ -7,7 +7,7 @@ namespace tokenflow::cuda {
 
 // y[image][row][column] = activation(chain + bias) + residual, y of row stride `stride`; residual float, as y, may be y.
 template <class Rows>
-void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue, int multiprocessors, float* y,
-           int64_t stride, cudaStream_t stream);
+void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue,
+           int multiprocessors, float* y, int64_t stride, cudaStream_t stream);
 
 }  // namespace tokenflow::cuda

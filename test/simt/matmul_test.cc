@@ -15,9 +15,15 @@ using simt::DeviceBuffer;
 
 namespace {
 
-uint16_t ToBf16(float f) { return static_cast<uint16_t>(PackBf16(f, 0)); }
-float FromBf16(uint16_t h) { return LowFloat(h); }
-float Rounded(float f) { return FromBf16(ToBf16(f)); }
+uint16_t ToBf16(float f) {
+  return static_cast<uint16_t>(PackBf16(f, 0));
+}
+float FromBf16(uint16_t h) {
+  return LowFloat(h);
+}
+float Rounded(float f) {
+  return FromBf16(ToBf16(f));
+}
 
 double Applied(Activation activation, double x) {
   switch (activation) {
@@ -36,7 +42,9 @@ double Applied(Activation activation, double x) {
   }
 }
 
-int Multiple(int value, int of) { return (value + of - 1) / of * of; }
+int Multiple(int value, int of) {
+  return (value + of - 1) / of * of;
+}
 
 // A layer in either element type. `kernel` 0: linear, height x width are its rows.
 struct Layer {
@@ -46,8 +54,12 @@ struct Layer {
   bool bias = true, residual = false;
 
   int depth() const { return kernel == 0 ? channels : kernel * kernel * channels; }
-  int out_height() const { return kernel == 0 ? height : ((height << upsample) + top + bottom - kernel) / stride + 1; }
-  int out_width() const { return kernel == 0 ? width : ((width << upsample) + left + right - kernel) / stride + 1; }
+  int out_height() const {
+    return kernel == 0 ? height : ((height << upsample) + top + bottom - kernel) / stride + 1;
+  }
+  int out_width() const {
+    return kernel == 0 ? width : ((width << upsample) + left + right - kernel) / stride + 1;
+  }
   int rows() const { return out_height() * out_width(); }
 };
 
@@ -56,7 +68,8 @@ template <class F>
 void ForProducts(const Layer& l, int image, int row, int column, F&& f) {
   if (l.kernel == 0) {
     for (int c = 0; c < l.channels; c++) {
-      f((static_cast<int64_t>(image) * l.rows() + row) * l.channels + c, static_cast<int64_t>(column) * l.depth() + c);
+      f((static_cast<int64_t>(image) * l.rows() + row) * l.channels + c,
+        static_cast<int64_t>(column) * l.depth() + c);
     }
     return;
   }
@@ -66,7 +79,9 @@ void ForProducts(const Layer& l, int image, int row, int column, F&& f) {
       const int y = oy * l.stride - l.top + ky, x = ox * l.stride - l.left + kx;
       if (y < 0 || x < 0 || y >= l.height << l.upsample || x >= l.width << l.upsample) continue;
       for (int c = 0; c < l.channels; c++) {
-        f(((static_cast<int64_t>(image) * l.height + (y >> l.upsample)) * l.width + (x >> l.upsample)) * l.channels + c,
+        f(((static_cast<int64_t>(image) * l.height + (y >> l.upsample)) * l.width + (x >> l.upsample)) *
+                  l.channels +
+              c,
           static_cast<int64_t>(column) * l.depth() + (ky * l.kernel + kx) * l.channels + c);
       }
     }
@@ -75,7 +90,8 @@ void ForProducts(const Layer& l, int image, int row, int column, F&& f) {
 
 template <class T>
 WindowRows<T> Window(const Layer& l, const T* x) {
-  return {x, l.height, l.width, l.channels, l.out_height(), l.out_width(), l.kernel, l.stride, l.top, l.left, l.upsample};
+  return {x,        l.height, l.width, l.channels, l.out_height(), l.out_width(),
+          l.kernel, l.stride, l.top,   l.left,     l.upsample};
 }
 
 struct Data {
@@ -83,7 +99,8 @@ struct Data {
   Data(const Layer& l, bool low) {
     simt::Random random(17);
     x = random.Normals(static_cast<size_t>(l.images) * l.height * l.width * l.channels);
-    w = random.Normals(static_cast<size_t>(l.columns) * l.depth(), 1 / std::sqrt(static_cast<float>(l.depth())));
+    w = random.Normals(static_cast<size_t>(l.columns) * l.depth(),
+                       1 / std::sqrt(static_cast<float>(l.depth())));
     bias = random.Normals(l.columns);
     residual = random.Normals(static_cast<size_t>(l.images) * l.rows() * l.columns);
     if (low) {
@@ -133,12 +150,16 @@ void CheckLow(const Layer& l, GemmTile tile, int extra_stride = 0) {
   const int stride = Multiple(l.columns, 8) + extra_stride;
   DeviceBuffer<Out> y(static_cast<size_t>(l.images) * l.rows() * stride);
   for (int r = 0; l.residual && r < l.images * l.rows(); r++) {  // in place, as a residual block runs
-    for (int n = 0; n < l.columns; n++) y[static_cast<size_t>(r) * stride + n] = FromFloat<Out>(d.residual[static_cast<size_t>(r) * l.columns + n]);
+    for (int n = 0; n < l.columns; n++)
+      y[static_cast<size_t>(r) * stride + n] =
+          FromFloat<Out>(d.residual[static_cast<size_t>(r) * l.columns + n]);
   }
-  const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation, l.residual ? y.data() : nullptr};
+  const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation,
+                          l.residual ? y.data() : nullptr};
   const PackedColumns<uint16_t> packed{w->data(), l.columns, Multiple(l.depth(), 32), 0};
   if (l.kernel == 0) {
-    const MatrixRows<uint16_t> rows{x.data(), l.rows(), l.channels, l.channels, static_cast<int64_t>(l.rows()) * l.channels};
+    const MatrixRows<uint16_t> rows{x.data(), l.rows(), l.channels, l.channels,
+                                    static_cast<int64_t>(l.rows()) * l.channels};
     Gemm(rows, packed, l.images, epilogue, tile, y.data(), stride, l.columns, nullptr);
   } else {
     Gemm(Window(l, x.data()), packed, l.images, epilogue, tile, y.data(), stride, l.columns, nullptr);
@@ -156,10 +177,11 @@ void CheckLow(const Layer& l, GemmTile tile, int extra_stride = 0) {
         double want = Applied(l.activation, sum);
         if (l.residual) want += d.residual[row * l.columns + n];
         const double got = AsFloat(y[row * stride + n]);
-        const double bound = (sizeof(Out) == 2 ? std::fabs(want) / 256 : 0) + 1e-6 * size;  // half a bf16 step, fp32 sums
+        const double bound =
+            (sizeof(Out) == 2 ? std::fabs(want) / 256 : 0) + 1e-6 * size;  // half a bf16 step, fp32 sums
         if (!(std::fabs(got - want) <= bound) && wrong++ == 0) {
-          simt::Fail("image " + std::to_string(image) + " row " + std::to_string(r) + " column " + std::to_string(n) + ": " +
-                     std::to_string(got) + ", expected " + std::to_string(want));
+          simt::Fail("image " + std::to_string(image) + " row " + std::to_string(r) + " column " +
+                     std::to_string(n) + ": " + std::to_string(got) + ", expected " + std::to_string(want));
         }
       }
     }
@@ -173,10 +195,12 @@ void CheckFloat(const Layer& l, int multiprocessors) {
   const DeviceBuffer<float> x(d.x), bias(d.bias);
   std::unique_ptr<DeviceBuffer<float>> w(Packed<float>(l, d.w));
   DeviceBuffer<float> y(d.residual);
-  const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation, l.residual ? y.data() : nullptr};
+  const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation,
+                          l.residual ? y.data() : nullptr};
   const PackedColumns<float> packed{w->data(), l.columns, Multiple(l.depth(), 16), 0};
   if (l.kernel == 0) {
-    const MatrixRows<float> rows{x.data(), l.rows(), l.channels, l.channels, static_cast<int64_t>(l.rows()) * l.channels};
+    const MatrixRows<float> rows{x.data(), l.rows(), l.channels, l.channels,
+                                 static_cast<int64_t>(l.rows()) * l.channels};
     Sgemm(rows, packed, l.images, epilogue, multiprocessors, y.data(), l.columns, nullptr);
   } else {
     Sgemm(Window(l, x.data()), packed, l.images, epilogue, multiprocessors, y.data(), l.columns, nullptr);
@@ -211,7 +235,8 @@ Layer Linear(int images, int rows, int channels, int columns) {
 }
 Layer Conv(int images, int height, int width, int channels, int columns, int kernel = 3) {
   Layer l;
-  l.images = images, l.height = height, l.width = width, l.channels = channels, l.columns = columns, l.kernel = kernel;
+  l.images = images, l.height = height, l.width = width, l.channels = channels, l.columns = columns,
+  l.kernel = kernel;
   l.top = l.left = l.bottom = l.right = kernel == 3 ? 1 : 0;
   return l;
 }
@@ -242,7 +267,8 @@ TEST("bf16 linear: tails in every extent, every thread order") {
 }
 
 TEST("bf16 linear: every activation") {
-  for (int a = 0; a < 6; a++) CheckLow<float>(With(Linear(1, 20, 32, 24), static_cast<Activation>(a), a % 2 == 0, a != 3), kSmall);
+  for (int a = 0; a < 6; a++)
+    CheckLow<float>(With(Linear(1, 20, 32, 24), static_cast<Activation>(a), a % 2 == 0, a != 3), kSmall);
 }
 
 TEST("bf16 linear: three columns, one row, a single stage, a wide y") {
@@ -278,8 +304,8 @@ TEST("a NaN reaches exactly the outputs whose window contains it") {
   const DeviceBuffer<uint16_t> x(low);
   std::unique_ptr<DeviceBuffer<uint16_t>> w(Packed<uint16_t>(l, d.w));
   DeviceBuffer<float> y(63 * 16);
-  Gemm(Window(l, x.data()), {w->data(), 16, Multiple(72, 32), 0}, 1, {nullptr, false, Activation::kNone, nullptr}, kSmall, y.data(), 16,
-       16, nullptr);
+  Gemm(Window(l, x.data()), {w->data(), 16, Multiple(72, 32), 0}, 1,
+       {nullptr, false, Activation::kNone, nullptr}, kSmall, y.data(), 16, 16, nullptr);
   for (int p = 0; p < 63; p++) {
     const bool inside = std::abs(p / 7 - 4) <= 1 && std::abs(p % 7 - 3) <= 1;
     for (int n = 0; n < 16; n++) CHECK(std::isnan(y[p * 16 + n]) == inside);
@@ -303,13 +329,15 @@ TEST("images of one product, weights per image, bias by row") {
   const DeviceBuffer<uint16_t> da(a), dw(w);
   const DeviceBuffer<float> bias(random.Normals(kRows));
   DeviceBuffer<float> y(kImages * kRows * kColumns);
-  Gemm(MatrixRows<uint16_t>{da.data(), kRows, kDepth, kDepth, kRows * kDepth}, {dw.data(), kColumns, 64, kColumns * 64}, kImages,
-       {bias.data(), true, Activation::kNone, nullptr}, kSmall, y.data(), kColumns, kColumns, nullptr);
+  Gemm(MatrixRows<uint16_t>{da.data(), kRows, kDepth, kDepth, kRows * kDepth},
+       {dw.data(), kColumns, 64, kColumns * 64}, kImages, {bias.data(), true, Activation::kNone, nullptr},
+       kSmall, y.data(), kColumns, kColumns, nullptr);
   for (int i = 0; i < kImages * kRows; i++) {
     for (int n = 0; n < kColumns; n++) {
       double sum = bias[i % kRows];
       for (int k = 0; k < kDepth; k++) {
-        sum += static_cast<double>(FromBf16(a[i * kDepth + k])) * FromBf16(w[(i / kRows * kColumns + n) * 64 + k]);
+        sum += static_cast<double>(FromBf16(a[i * kDepth + k])) *
+               FromBf16(w[(i / kRows * kColumns + n) * 64 + k]);
       }
       CHECK(std::fabs(y[i * kColumns + n] - sum) < 1e-4);
     }
@@ -331,5 +359,6 @@ TEST("fp32 linear and convolution: the bits of a scalar chain") {
 }
 
 TEST("fp32 linear: every activation") {
-  for (int a = 0; a < 6; a++) CheckFloat(With(Linear(1, 40, 32, 24), static_cast<Activation>(a), a % 2 == 0), 1000);
+  for (int a = 0; a < 6; a++)
+    CheckFloat(With(Linear(1, 40, 32, 24), static_cast<Activation>(a), a % 2 == 0), 1000);
 }

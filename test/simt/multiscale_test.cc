@@ -26,7 +26,8 @@ class Device {
  public:
   Device(const Codebook& codebook, const std::vector<int>& scales)
       : host_(cuda::LayOut(codebook.packed())),
-        norms_(cuda::LayOutNorms(codebook.packed(), Ones(codebook).data(), host_.view.padded, &host_.view.largest_norm)),
+        norms_(cuda::LayOutNorms(codebook.packed(), Ones(codebook).data(), host_.view.padded,
+                                 &host_.view.largest_norm)),
         codes_(host_.codes),
         codes_low_(host_.codes_low),
         parts_(codebook.Spans(nullptr)),
@@ -39,7 +40,9 @@ class Device {
   }
 
  private:
-  static std::vector<float> Ones(const Codebook& codebook) { return std::vector<float>(codebook.part_count(), 1.0f); }
+  static std::vector<float> Ones(const Codebook& codebook) {
+    return std::vector<float>(codebook.part_count(), 1.0f);
+  }
   cuda::HostCodebook host_;
   DeviceBuffer<float> norms_, codes_;
   DeviceBuffer<uint16_t> codes_low_;
@@ -75,9 +78,10 @@ void CompareWithCpu(const Setting& s) {
   DeviceBuffer<int32_t> tokens(want_tokens.size());
   DeviceBuffer<float> sum(elements);
   DeviceBuffer<int> invalid(1, 0);
-  DeviceBuffer<unsigned char> workspace(cuda::MultiscaleWorkspaceBytes(s.batch, s.scales, device.view, s.card));
-  cuda::MultiscaleEncode(x.data(), s.batch, s.scales, device.taps.data(), device.view, s.card, tokens.data(), sum.data(),
-                         invalid.data(), workspace.data(), nullptr);
+  DeviceBuffer<unsigned char> workspace(
+      cuda::MultiscaleWorkspaceBytes(s.batch, s.scales, device.view, s.card));
+  cuda::MultiscaleEncode(x.data(), s.batch, s.scales, device.taps.data(), device.view, s.card, tokens.data(),
+                         sum.data(), invalid.data(), workspace.data(), nullptr);
   CHECK(invalid[0] == 0);
   CHECK(tokens.ToHost() == want_tokens);
   CHECK(std::memcmp(sum.data(), want_sum.data(), elements * 4) == 0);
@@ -91,8 +95,8 @@ void CompareWithCpu(const Setting& s) {
   quantizer.Decode(first.data(), s.batch, prefix, want_sum.data(), never);
   const DeviceBuffer<int32_t> given(first);
   DeviceBuffer<float> decoded(elements);
-  cuda::MultiscaleDecode(given.data(), s.batch, s.scales, prefix, device.taps.data(), device.view, decoded.data(),
-                         invalid.data(), nullptr);
+  cuda::MultiscaleDecode(given.data(), s.batch, s.scales, prefix, device.taps.data(), device.view,
+                         decoded.data(), invalid.data(), nullptr);
   CHECK(invalid[0] == 0);
   CHECK(std::memcmp(decoded.data(), want_sum.data(), elements * 4) == 0);
 }
@@ -109,12 +113,15 @@ TEST("scales that do not divide the grid, one part, plain vectors") {
   CompareWithCpu({{1, 5, 6, 11}, 1, 70, {3, 5, 2}, true});
 }
 
-TEST("a single scale") { CompareWithCpu({{4}, 2}); }
+TEST("a single scale") {
+  CompareWithCpu({{4}, 2});
+}
 
 TEST("features that are not finite are reported") {
   simt::Random random(3);
   const std::vector<float> vectors = random.Normals(64 * 8);
-  const auto codebook = std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
+  const auto codebook =
+      std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
   const std::vector<int> scales = {1, 2};
   Device device(*codebook, scales);
   DeviceBuffer<float> x(random.Normals(4 * 8));
@@ -124,8 +131,8 @@ TEST("features that are not finite are reported") {
   DeviceBuffer<int> invalid(1, 0);
   const cuda::CardShape card{80, 108};
   DeviceBuffer<unsigned char> workspace(cuda::MultiscaleWorkspaceBytes(1, scales, device.view, card));
-  cuda::MultiscaleEncode(x.data(), 1, scales, device.taps.data(), device.view, card, tokens.data(), sum.data(),
-                         invalid.data(), workspace.data(), nullptr);
+  cuda::MultiscaleEncode(x.data(), 1, scales, device.taps.data(), device.view, card, tokens.data(),
+                         sum.data(), invalid.data(), workspace.data(), nullptr);
   CHECK(invalid[0] == 1);
   CHECK(tokens[0] == kNoCode);
 }
@@ -133,7 +140,8 @@ TEST("features that are not finite are reported") {
 TEST("a token out of range is reported, not followed") {
   simt::Random random(4);
   const std::vector<float> vectors = random.Normals(64 * 8);
-  const auto codebook = std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
+  const auto codebook =
+      std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
   const std::vector<int> scales = {1, 3};
   Device device(*codebook, scales);
   for (int32_t bad : {-1, 64, 1 << 30}) {
@@ -141,7 +149,8 @@ TEST("a token out of range is reported, not followed") {
     tokens[7] = bad;
     DeviceBuffer<float> sum(9 * 8);
     DeviceBuffer<int> invalid(1, 0);
-    cuda::MultiscaleDecode(tokens.data(), 1, scales, 2, device.taps.data(), device.view, sum.data(), invalid.data(), nullptr);
+    cuda::MultiscaleDecode(tokens.data(), 1, scales, 2, device.taps.data(), device.view, sum.data(),
+                           invalid.data(), nullptr);
     CHECK(invalid[0] == 1);
   }
 }

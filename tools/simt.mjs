@@ -1,6 +1,7 @@
 // Runs the CUDA kernels on the CPU (test/simt): builds with the host compiler, runs every test program, prints
 // "N passed, N failed". `--asan` builds with AddressSanitizer and UndefinedBehaviorSanitizer; `--filter=WORD` runs the
-// cases whose names contain it; `--source=DIR` takes the kernels from another native/ folder, `--build=DIR` builds elsewhere.
+// cases whose names contain it; `--program=NAME` runs one program; `--fail-fast` ends a program at its first failure;
+// `--source=DIR` takes the kernels from another native/ folder, `--build=DIR` builds elsewhere.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import os from 'node:os';
@@ -16,6 +17,7 @@ const { values } = parseArgs({
     source: { type: 'string', default: path.join(root, 'native') },
     build: { type: 'string' },
     program: { type: 'string', multiple: true, default: [] },
+    'fail-fast': { type: 'boolean', default: false },
   },
 });
 const build = values.build ?? path.join(root, 'build', values.asan ? 'simt-asan' : 'simt');
@@ -42,7 +44,11 @@ const programs = readdirSync(path.join(root, 'test', 'simt'))
   .filter((file) => file.endsWith('_test.cc'))
   .map((file) => file.replace(/\.cc$/, ''))
   .filter((name) => values.program.length === 0 || values.program.includes(name));
-const env = { ...process.env, ASAN_OPTIONS: `detect_leaks=0:${process.env.ASAN_OPTIONS ?? ''}` };
+const env = {
+  ...process.env,
+  ...(values['fail-fast'] ? { SIMT_FAIL_FAST: '1' } : {}),
+  ASAN_OPTIONS: `detect_leaks=0:${process.env.ASAN_OPTIONS ?? ''}`,
+};
 let passed = 0;
 let failed = 0;
 for (const name of programs) {

@@ -25,8 +25,7 @@ struct GemmArgs {
   Rows a;
   PackedColumns<uint16_t> w;
   Epilogue epilogue;
-  Out* y;
-  int64_t stride;
+  ResultRows<Out> y;
   int stored_columns;
   int row_tiles, column_tiles;
   int stages;  // of k
@@ -67,8 +66,9 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
   Source<Rows, kOwned> source(a.a, image, chunk);
 #pragma unroll
   for (int i = 0; i < kOwned; i++) source.SetRow(a.a, i, row0 + row + i * kRowStep);
-  const uint16_t* weights = a.w.w + image * a.w.image_stride;
+  const uint16_t* weights = a.w.w + a.w.batch.At(image);
   const uint16_t* weight = weights + (column0 + row) * a.w.row_stride + chunk * 8;
+  int k_left = DepthOf(a.a) - chunk * 8;
   const auto issue = [&](int stage) {
     unsigned char* base = shared + stage * kStageBytes;
 #pragma unroll
@@ -76,12 +76,13 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
       int bytes;
       const uint16_t* from = source.Address(a.a, i, &bytes);
       CopyAsync16(base + OffsetA(row, chunk) + i * kRowStep * kRowBytes, from, bytes);
-      const bool column_inside = column0 + row + i * kRowStep < a.w.columns;
+      const bool column_inside = column0 + row + i * kRowStep < a.w.columns && k_left > 0;
       CopyAsync16(base + kMatrixBytes + OffsetB(row, chunk) + i * kRowStep * kRowBytes,
                   column_inside ? weight + i * kRowStep * a.w.row_stride : weights, column_inside ? 16 : 0);
     }
     source.Next(a.a);
     weight += kStageK;
+    k_left -= kStageK;
   };
 
 #pragma unroll
@@ -105,9 +106,9 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
   WaitAsync<0>();
 
   const int g = lane >> 2, t = lane & 3, rows = RowsOf(a.a);
-  Out* y = a.y + static_cast<int64_t>(image) * rows * a.stride;
+  Out* y = a.y.y + a.y.batch.At(image);
   const Out* residual = static_cast<const Out*>(a.epilogue.residual);
-  if (residual != nullptr) residual += static_cast<int64_t>(image) * rows * a.stride;
+  if (residual != nullptr) residual += a.y.batch.At(image);
 #pragma unroll
   for (int q = 0; q < S::kWarpColumns / 32; q++) {
     const int column = column0 + warp_column + 32 * q + 8 * t;
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
 #pragma unroll
         for (int e = 0; e < 8; e++)
           v[e] = Activate(a.epilogue.activation, tile.at(i, h, q, e) + (bias[e] + row_bias));
-        const int64_t at = r * a.stride + column;
+        const int64_t at = r * a.y.row_stride + column;
         if (column + 8 <= a.stored_columns) {
           if (residual != nullptr) {
             float f[8];
@@ -151,11 +152,11 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
 }
 
 template <int kTile, class Rows, class Out>
-void Start(GemmArgs<Rows, Out> args, int images, cudaStream_t stream) {
+void Start(GemmArgs<Rows, Out> args, int count, cudaStream_t stream) {
   args.row_tiles = DivideUp(RowsOf(args.a), kTile);
   args.column_tiles = DivideUp(args.stored_columns, kTile);
   args.stages = DivideUp(DepthOf(args.a), kStageK);
-  const int64_t blocks = static_cast<int64_t>(args.row_tiles) * args.column_tiles * images;
+  const int64_t blocks = static_cast<int64_t>(args.row_tiles) * args.column_tiles * count;
   if (blocks == 0) return;
   Launch(GemmKernel<Rows, Out, kTile>, dim3(static_cast<unsigned>(blocks)), dim3(Shape<kTile>::kThreads),
          kStages * 2 * kTile * kRowBytes, stream, args);
@@ -170,24 +171,24 @@ GemmTile ChooseGemmTile(int rows, int columns, int images, int multiprocessors) 
 }
 
 template <class Rows, class Out>
-void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int images, const Epilogue& epilogue,
-          GemmTile tile, Out* y, int64_t stride, int stored_columns, cudaStream_t stream) {
-  const GemmArgs<Rows, Out> args{a, w, epilogue, y, stride, stored_columns, 0, 0, 0};
+void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int count, const Epilogue& epilogue, GemmTile tile,
+          const ResultRows<Out>& y, int stored_columns, cudaStream_t stream) {
+  const GemmArgs<Rows, Out> args{a, w, epilogue, y, stored_columns, 0, 0, 0};
   if (tile == GemmTile::k128x128) {
-    Start<128>(args, images, stream);
+    Start<128>(args, count, stream);
   } else {
-    Start<64>(args, images, stream);
+    Start<64>(args, count, stream);
   }
 }
 
 using Low = uint16_t;
-template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*,
-                   int64_t, int, cudaStream_t);
-template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*,
-                   int64_t, int, cudaStream_t);
-template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, Low*,
-                   int64_t, int, cudaStream_t);
-template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile, float*,
-                   int64_t, int, cudaStream_t);
+template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile,
+                   const ResultRows<Low>&, int, cudaStream_t);
+template void Gemm(const MatrixRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile,
+                   const ResultRows<float>&, int, cudaStream_t);
+template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile,
+                   const ResultRows<Low>&, int, cudaStream_t);
+template void Gemm(const WindowRows<Low>&, const PackedColumns<Low>&, int, const Epilogue&, GemmTile,
+                   const ResultRows<float>&, int, cudaStream_t);
 
 }  // namespace tokenflow::cuda

@@ -11,10 +11,10 @@ enum class GemmTile { k128x128, k64x64 };
 // changes no result.
 GemmTile ChooseGemmTile(int rows, int columns, int images, int multiprocessors);
 
-// y[image][row][column] = activation(sum_k A W + bias) + residual, y of row stride `stride` (a multiple of 8), stored as bf16
-// (uint16_t) or float; the residual has the type of y. Columns from w.columns up to `stored_columns` hold what zeros give.
+// y[row][column] = activation(sum_k A W + bias) + residual for each of `count` matrices; rows of y start on 16 bytes and hold
+// bf16 (uint16_t) or float, the residual has the type of y. Columns from w.columns up to `stored_columns` hold what zeros give.
 template <class Rows, class Out>
-void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int images, const Epilogue& epilogue,
-          GemmTile tile, Out* y, int64_t stride, int stored_columns, cudaStream_t stream);
+void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int count, const Epilogue& epilogue, GemmTile tile,
+          const ResultRows<Out>& y, int stored_columns, cudaStream_t stream);
 
 }  // namespace tokenflow::cuda

@@ -10,14 +10,23 @@
 
 namespace tokenflow::cuda {
 
-// T is float or uint16_t (bf16). Row starts and all counts of elements are multiples of 16 bytes.
+// Where the i-th matrix of a batch begins, in elements. With heads, i counts the heads of all images.
+struct Batch {
+  int heads = 1;
+  int64_t image = 0;  // 0: all images share one matrix
+  int64_t head = 0;
+
+  HOST_DEVICE int64_t At(int i) const { return i / heads * image + i % heads * head; }
+};
+
+// T is float or uint16_t (bf16). Row starts and depths are multiples of 16 bytes.
 template <class T>
 struct MatrixRows {
-  const T* x;            // [images][rows][row_stride]
-  int rows;              // of one image
-  int depth;             // k
-  int64_t row_stride;    // elements
-  int64_t image_stride;  // elements; 0: all images share one matrix
+  const T* x;          // [batch][rows][row_stride]
+  int rows;            // of one matrix
+  int depth;           // k
+  int64_t row_stride;  // elements
+  Batch batch;
 };
 
 // A square window over [images][height][width][channels], after every pixel was repeated 2^upsample times each way.
@@ -56,8 +65,8 @@ class Source<MatrixRows<T>, kOwned> {
  public:
   static constexpr int kChunk = 16 / sizeof(T);
 
-  DEVICE Source(const MatrixRows<T>& a, int64_t image, int chunk) : k_(chunk * kChunk) {
-    base_ = a.x + image * a.image_stride;
+  DEVICE Source(const MatrixRows<T>& a, int image, int chunk) : k_(chunk * kChunk) {
+    base_ = a.x + a.batch.At(image);
   }
   DEVICE void SetRow(const MatrixRows<T>& a, int i, int row) { row_[i] = row < a.rows ? row : -1; }
   DEVICE const T* Address(const MatrixRows<T>& a, int i, int* bytes) const {
@@ -77,8 +86,8 @@ class Source<WindowRows<T>, kOwned> {
  public:
   static constexpr int kChunk = 16 / sizeof(T);
 
-  DEVICE Source(const WindowRows<T>& a, int64_t image, int chunk) : channel_(chunk * kChunk) {
-    image_ = a.x + image * a.height * a.width * a.channels;
+  DEVICE Source(const WindowRows<T>& a, int image, int chunk) : channel_(chunk * kChunk) {
+    image_ = a.x + static_cast<int64_t>(image) * a.height * a.width * a.channels;
     Wrap(a);
   }
   // Keeps the corner of the row's window, both coordinates biased to stay positive, in one register.
@@ -123,13 +132,21 @@ class Source<WindowRows<T>, kOwned> {
   int ky_ = 0, kx_ = 0;
 };
 
-// The right matrix, packed: [images][columns][row_stride], k contiguous and zero from depth on up to a whole stage.
+// The right matrix: [batch][columns][row_stride], k contiguous. As for the rows, 16-byte chunks from the depth on are not read.
 template <class T>
 struct PackedColumns {
   const T* w;
   int columns;
-  int64_t row_stride;    // >= depth rounded up to a stage (64 bytes)
-  int64_t image_stride;  // 0: weights shared by all images
+  int64_t row_stride;
+  Batch batch;
+};
+
+// The result, and the residual if there is one: [batch][rows][row_stride].
+template <class T>
+struct ResultRows {
+  T* y;
+  int64_t row_stride;
+  Batch batch;
 };
 
 // What happens to a sum before it is stored, in this order.
@@ -137,7 +154,7 @@ struct Epilogue {
   const float* bias;  // [columns], or [rows] with bias_by_row, or null
   bool bias_by_row;
   Activation activation;
-  const void* residual;  // as y, or null; may be y itself
+  const void* residual;  // laid out as y, or null; may be y itself
 };
 
 }  // namespace tokenflow::cuda

@@ -27,8 +27,7 @@ struct SgemmArgs {
   Rows a;
   PackedColumns<float> w;
   Epilogue epilogue;
-  float* y;
-  int64_t stride;
+  ResultRows<float> y;
   int row_tiles, column_tiles;
   int stages;  // of k
 };
@@ -80,8 +79,9 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
   Source<Rows, kCopies> source(a.a, image, chunk);
 #pragma unroll
   for (int i = 0; i < kCopies; i++) source.SetRow(a.a, i, row0 + row + i * kRowStep);
-  const float* weights = a.w.w + image * a.w.image_stride;
+  const float* weights = a.w.w + a.w.batch.At(image);
   const float* weight = weights + (column0 + row) * a.w.row_stride + chunk * 4;
+  int k_left = DepthOf(a.a) - chunk * 4;
   const auto issue = [&](int stage) {
     unsigned char* base = shared + stage * kStageBytes + SwizzledOffset<kChunks>(row, chunk);
 #pragma unroll
@@ -89,12 +89,13 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
       int bytes;
       const float* from = source.Address(a.a, i, &bytes);
       CopyAsync16(base + i * kRowStep * kRowBytes, from, bytes);
-      const bool inside = column0 + row + i * kRowStep < a.w.columns;
+      const bool inside = column0 + row + i * kRowStep < a.w.columns && k_left > 0;
       CopyAsync16(base + kMatrixBytes + i * kRowStep * kRowBytes,
                   inside ? weight + i * kRowStep * a.w.row_stride : weights, inside ? 16 : 0);
     }
     source.Next(a.a);
     weight += kStageK;
+    k_left -= kStageK;
   };
 
 #pragma unroll
@@ -122,9 +123,9 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
   WaitAsync<0>();
 
   const int rows = RowsOf(a.a);
-  float* y = a.y + static_cast<int64_t>(image) * rows * a.stride;
+  float* y = a.y.y + a.y.batch.At(image);
   const float* residual = static_cast<const float*>(a.epilogue.residual);
-  if (residual != nullptr) residual += static_cast<int64_t>(image) * rows * a.stride;
+  if (residual != nullptr) residual += a.y.batch.At(image);
 #pragma unroll
   for (int i = 0; i < kOwned; i++) {
     const int r = row0 + ty + 16 * i;
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
       float v = acc[i][j];
       if (a.epilogue.bias != nullptr) v += a.epilogue.bias[a.epilogue.bias_by_row ? r : column];
       v = Activate(a.epilogue.activation, v);
-      const int64_t at = r * a.stride + column;
+      const int64_t at = r * a.y.row_stride + column;
       if (residual != nullptr) v += residual[at];
       y[at] = v;
     }
@@ -144,11 +145,11 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
 }
 
 template <int kTile, class Rows>
-void Start(SgemmArgs<Rows> args, int images, cudaStream_t stream) {
+void Start(SgemmArgs<Rows> args, int count, cudaStream_t stream) {
   args.row_tiles = DivideUp(RowsOf(args.a), kTile);
   args.column_tiles = DivideUp(args.w.columns, kTile);
   args.stages = DivideUp(DepthOf(args.a), kStageK);
-  const int64_t blocks = static_cast<int64_t>(args.row_tiles) * args.column_tiles * images;
+  const int64_t blocks = static_cast<int64_t>(args.row_tiles) * args.column_tiles * count;
   if (blocks == 0) return;
   Launch(SgemmKernel<Rows, kTile>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
          kStages * 2 * kTile * kRowBytes, stream, args);
@@ -157,20 +158,20 @@ void Start(SgemmArgs<Rows> args, int images, cudaStream_t stream) {
 }  // namespace
 
 template <class Rows>
-void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue,
-           int multiprocessors, float* y, int64_t stride, cudaStream_t stream) {
-  const SgemmArgs<Rows> args{a, w, epilogue, y, stride, 0, 0, 0};
-  const int64_t large = static_cast<int64_t>(DivideUp(RowsOf(a), 128)) * DivideUp(w.columns, 128) * images;
+void Sgemm(const Rows& a, const PackedColumns<float>& w, int count, const Epilogue& epilogue,
+           int multiprocessors, const ResultRows<float>& y, cudaStream_t stream) {
+  const SgemmArgs<Rows> args{a, w, epilogue, y, 0, 0, 0};
+  const int64_t large = static_cast<int64_t>(DivideUp(RowsOf(a), 128)) * DivideUp(w.columns, 128) * count;
   if (large >= multiprocessors) {
-    Start<128>(args, images, stream);
+    Start<128>(args, count, stream);
   } else {
-    Start<64>(args, images, stream);
+    Start<64>(args, count, stream);
   }
 }
 
-template void Sgemm(const MatrixRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*,
-                    int64_t, cudaStream_t);
-template void Sgemm(const WindowRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int, float*,
-                    int64_t, cudaStream_t);
+template void Sgemm(const MatrixRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int,
+                    const ResultRows<float>&, cudaStream_t);
+template void Sgemm(const WindowRows<float>&, const PackedColumns<float>&, int, const Epilogue&, int,
+                    const ResultRows<float>&, cudaStream_t);
 
 }  // namespace tokenflow::cuda

@@ -5,9 +5,9 @@
 
 namespace tokenflow::cuda {
 
-// y[image][row][column] = activation(chain + bias) + residual, y of row stride `stride`; residual float, as y, may be y.
+// y[row][column] = activation(chain + bias) + residual for each of `count` matrices; the residual is float.
 template <class Rows>
-void Sgemm(const Rows& a, const PackedColumns<float>& w, int images, const Epilogue& epilogue,
-           int multiprocessors, float* y, int64_t stride, cudaStream_t stream);
+void Sgemm(const Rows& a, const PackedColumns<float>& w, int count, const Epilogue& epilogue,
+           int multiprocessors, const ResultRows<float>& y, cudaStream_t stream);
 
 }  // namespace tokenflow::cuda

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "attention_matrix.cuh"
 #include "bf16.cuh"
 #include "check.h"
 
@@ -12,22 +13,43 @@ using simt::DeviceBuffer;
 
 namespace {
 
-void CheckAttention(int64_t images, int tokens, int heads, int width, float spread = 1) {
+template <class T>
+T FromFloat(float f) {
+  if constexpr (sizeof(T) == 2) return static_cast<uint16_t>(PackBf16(f, 0));
+  return f;
+}
+double ToDouble(uint16_t v) {
+  return LowFloat(v);
+}
+double ToDouble(float v) {
+  return v;
+}
+
+enum class Way { kTiles, kMatrix };
+
+template <class T>
+void CheckAttention(Way way, int64_t images, int tokens, int heads, int width, float spread = 1) {
   simt::Random random(31);
   const int channels = heads * width;
-  std::vector<uint16_t> values(images * tokens * 3 * channels);
-  for (auto& v : values) v = static_cast<uint16_t>(PackBf16(random.Normal() * spread, 0));
-  const DeviceBuffer<uint16_t> qkv(values);
-  DeviceBuffer<uint16_t> y(images * tokens * channels);
+  std::vector<T> values(images * tokens * 3 * channels);
+  for (T& v : values) v = FromFloat<T>(random.Normal() * spread);
+  const DeviceBuffer<T> qkv(values);
+  DeviceBuffer<T> y(images * tokens * channels);
   const float scale = 1 / std::sqrt(static_cast<float>(width));
-  Attention(qkv.data(), images, tokens, heads, width, scale, y.data(), nullptr);
+  if (way == Way::kTiles) {
+    if constexpr (sizeof(T) == 2)
+      Attention(qkv.data(), images, tokens, heads, width, scale, y.data(), nullptr);
+  } else {
+    DeviceBuffer<unsigned char> workspace(AttentionMatrixBytes<T>(images, tokens, heads, width));
+    AttentionMatrix(qkv.data(), images, tokens, heads, width, scale, 100, y.data(), workspace.data(),
+                    nullptr);
+  }
   int wrong = 0;
   std::vector<double> p(tokens);
   for (int64_t b = 0; b < images; b++) {
     for (int h = 0; h < heads; h++) {
       const auto at = [&](int token, int part, int c) {
-        return static_cast<double>(
-            LowFloat(qkv[((b * tokens + token) * 3 + part) * channels + h * width + c]));
+        return ToDouble(qkv[((b * tokens + token) * 3 + part) * channels + h * width + c]);
       };
       for (int i = 0; i < tokens; i++) {
         double most = -1e300, total = 0;
@@ -44,15 +66,20 @@ void CheckAttention(int64_t images, int tokens, int heads, int width, float spre
             want += p[j] / total * at(j, 2, c);
             size += p[j] / total * std::fabs(at(j, 2, c));
           }
-          // P is rounded to bf16, then the result is.
-          const double bound = size / 256 + std::fabs(want) / 256 + 1e-5 * (1 + spread * spread);
-          wrong += !(std::fabs(LowFloat(y[(b * tokens + i) * channels + h * width + c]) - want) <= bound);
+          // bf16: P is rounded, then the result is.
+          const double rounding = sizeof(T) == 2 ? size / 256 + std::fabs(want) / 256 : 0;
+          const double got = ToDouble(y[(b * tokens + i) * channels + h * width + c]);
+          wrong += !(std::fabs(got - want) <= rounding + 1e-5 * (1 + spread * spread));
         }
       }
     }
   }
   if (wrong) simt::Fail(std::to_string(wrong) + " wrong elements");
   CHECK(simt::counters().bank_conflicts == 0);
+}
+
+void CheckAttention(int64_t images, int tokens, int heads, int width, float spread = 1) {
+  CheckAttention<uint16_t>(Way::kTiles, images, tokens, heads, width, spread);
 }
 
 }  // namespace
@@ -77,6 +104,15 @@ TEST("attention: 257 tokens, sharp softmax") {
 
 TEST("attention: one token attends to itself") {
   CheckAttention(3, 1, 2, 64);
+}
+
+TEST("attention by way of the scores: fp32 heads, and single wide heads in both types") {
+  simt::ForEachOrder([] { CheckAttention<float>(Way::kMatrix, 2, 37, 3, 20); });
+  CheckAttention<float>(Way::kMatrix, 1, 70, 2, 64, 3);
+  CheckAttention<float>(Way::kMatrix, 1, 65, 1, 160);
+  CheckAttention<uint16_t>(Way::kMatrix, 2, 49, 1, 160);
+  CheckAttention<uint16_t>(Way::kMatrix, 1, 64, 2, 136, 2);
+  CheckAttention<float>(Way::kMatrix, 3, 1, 1, 8);
 }
 
 TEST("attention refuses a head it has no kernel for") {

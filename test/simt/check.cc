@@ -1,6 +1,7 @@
 #include "check.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 
 namespace simt {
@@ -67,6 +68,7 @@ int main(int argc, char** argv) {
     std::printf("  %s %s (%.2f s)\n", simt::failed ? "FAIL" : "ok  ", c.name, seconds);
     std::fflush(stdout);
     ++(simt::failed ? bad : passed);
+    if (simt::failed && std::getenv("SIMT_FAIL_FAST") != nullptr) break;
   }
   std::printf("%d passed, %d failed\n", passed, bad);
   return bad != 0;

@@ -111,10 +111,13 @@ struct Data {
   }
 };
 
+// Behind each row of weights lies this much that is NaN and must not count.
+constexpr int kPad = 8;
+
 template <class T>
 DeviceBuffer<T>* Packed(const Layer& l, const std::vector<float>& w) {
-  const int stride = Multiple(l.depth(), 64 / sizeof(T));
-  auto* packed = new DeviceBuffer<T>(static_cast<size_t>(l.columns) * stride, T(0));
+  const int stride = l.depth() + kPad;
+  auto* packed = new DeviceBuffer<T>(static_cast<size_t>(l.columns) * stride);
   for (int n = 0; n < l.columns; n++) {
     for (int k = 0; k < l.depth(); k++) {
       const float f = w[static_cast<size_t>(n) * l.depth() + k];
@@ -156,13 +159,14 @@ void CheckLow(const Layer& l, GemmTile tile, int extra_stride = 0) {
   }
   const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation,
                           l.residual ? y.data() : nullptr};
-  const PackedColumns<uint16_t> packed{w->data(), l.columns, Multiple(l.depth(), 32), 0};
+  const PackedColumns<uint16_t> packed{w->data(), l.columns, l.depth() + kPad, {}};
+  const ResultRows<Out> result{y.data(), stride, {1, static_cast<int64_t>(l.rows()) * stride, 0}};
   if (l.kernel == 0) {
-    const MatrixRows<uint16_t> rows{x.data(), l.rows(), l.channels, l.channels,
-                                    static_cast<int64_t>(l.rows()) * l.channels};
-    Gemm(rows, packed, l.images, epilogue, tile, y.data(), stride, l.columns, nullptr);
+    const MatrixRows<uint16_t> rows{
+        x.data(), l.rows(), l.channels, l.channels, {1, static_cast<int64_t>(l.rows()) * l.channels, 0}};
+    Gemm(rows, packed, l.images, epilogue, tile, result, l.columns, nullptr);
   } else {
-    Gemm(Window(l, x.data()), packed, l.images, epilogue, tile, y.data(), stride, l.columns, nullptr);
+    Gemm(Window(l, x.data()), packed, l.images, epilogue, tile, result, l.columns, nullptr);
   }
   int wrong = 0;
   for (int image = 0; image < l.images; image++) {
@@ -197,13 +201,14 @@ void CheckFloat(const Layer& l, int multiprocessors) {
   DeviceBuffer<float> y(d.residual);
   const Epilogue epilogue{l.bias ? bias.data() : nullptr, false, l.activation,
                           l.residual ? y.data() : nullptr};
-  const PackedColumns<float> packed{w->data(), l.columns, Multiple(l.depth(), 16), 0};
+  const PackedColumns<float> packed{w->data(), l.columns, l.depth() + kPad, {}};
+  const ResultRows<float> result{y.data(), l.columns, {1, static_cast<int64_t>(l.rows()) * l.columns, 0}};
   if (l.kernel == 0) {
-    const MatrixRows<float> rows{x.data(), l.rows(), l.channels, l.channels,
-                                 static_cast<int64_t>(l.rows()) * l.channels};
-    Sgemm(rows, packed, l.images, epilogue, multiprocessors, y.data(), l.columns, nullptr);
+    const MatrixRows<float> rows{
+        x.data(), l.rows(), l.channels, l.channels, {1, static_cast<int64_t>(l.rows()) * l.channels, 0}};
+    Sgemm(rows, packed, l.images, epilogue, multiprocessors, result, nullptr);
   } else {
-    Sgemm(Window(l, x.data()), packed, l.images, epilogue, multiprocessors, y.data(), l.columns, nullptr);
+    Sgemm(Window(l, x.data()), packed, l.images, epilogue, multiprocessors, result, nullptr);
   }
   int wrong = 0;
   for (int image = 0; image < l.images; image++) {
@@ -304,8 +309,8 @@ TEST("a NaN reaches exactly the outputs whose window contains it") {
   const DeviceBuffer<uint16_t> x(low);
   std::unique_ptr<DeviceBuffer<uint16_t>> w(Packed<uint16_t>(l, d.w));
   DeviceBuffer<float> y(63 * 16);
-  Gemm(Window(l, x.data()), {w->data(), 16, Multiple(72, 32), 0}, 1,
-       {nullptr, false, Activation::kNone, nullptr}, kSmall, y.data(), 16, 16, nullptr);
+  Gemm(Window(l, x.data()), {w->data(), 16, 72 + kPad, {}}, 1, {nullptr, false, Activation::kNone, nullptr},
+       kSmall, ResultRows<float>{y.data(), 16, {}}, 16, nullptr);
   for (int p = 0; p < 63; p++) {
     const bool inside = std::abs(p / 7 - 4) <= 1 && std::abs(p % 7 - 3) <= 1;
     for (int n = 0; n < 16; n++) CHECK(std::isnan(y[p * 16 + n]) == inside);
@@ -324,14 +329,15 @@ TEST("images of one product, weights per image, bias by row") {
   std::vector<uint16_t> a(kImages * kRows * kDepth), w(kImages * kColumns * 64);
   for (auto& h : a) h = ToBf16(random.Normal());
   for (int i = 0; i < kImages * kColumns; i++) {
-    for (int k = 0; k < 64; k++) w[i * 64 + k] = k < kDepth ? ToBf16(random.Normal()) : 0;
+    for (int k = 0; k < 64; k++) w[i * 64 + k] = k < kDepth ? ToBf16(random.Normal()) : 0x7fc0;
   }
   const DeviceBuffer<uint16_t> da(a), dw(w);
   const DeviceBuffer<float> bias(random.Normals(kRows));
   DeviceBuffer<float> y(kImages * kRows * kColumns);
-  Gemm(MatrixRows<uint16_t>{da.data(), kRows, kDepth, kDepth, kRows * kDepth},
-       {dw.data(), kColumns, 64, kColumns * 64}, kImages, {bias.data(), true, Activation::kNone, nullptr},
-       kSmall, y.data(), kColumns, kColumns, nullptr);
+  Gemm(MatrixRows<uint16_t>{da.data(), kRows, kDepth, kDepth, {1, kRows * kDepth, 0}},
+       {dw.data(), kColumns, 64, {1, kColumns * 64, 0}}, kImages,
+       {bias.data(), true, Activation::kNone, nullptr}, kSmall,
+       ResultRows<float>{y.data(), kColumns, {1, kRows * kColumns, 0}}, kColumns, nullptr);
   for (int i = 0; i < kImages * kRows; i++) {
     for (int n = 0; n < kColumns; n++) {
       double sum = bias[i % kRows];

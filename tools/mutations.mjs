@@ -1,0 +1,415 @@
+// Plants deliberate faults in copies of the CUDA kernels, one at a time, and runs the emulated tests on each: every fault
+// has to be noticed. A fault that no test notices is a hole in the tests. `--only=WORD` takes the faults whose file or name
+// contains it.
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..');
+const scratch = path.join(root, 'build', 'mutations');
+const RING = '    WaitAsync<kStages - 2>();\n    __syncthreads();';
+
+/** [file, test program, what is wrong, from, to]. `from` must occur; its first occurrence is replaced. */
+const faults = [
+  ['nearest.cu', 'lookup_test', 'ring barrier removed', RING, '    WaitAsync<kStages - 2>();'],
+  ['nearest.cu', 'lookup_test', 'wait leaves one stage too many in flight', RING, RING.replace('- 2', '- 1')],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'prefetch past the last stage',
+    'if (step + kStages - 1 < steps)',
+    'if (step + kStages - 1 <= steps)',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'prefetch into the stage being read',
+    '((step + kStages - 1) & (kStages - 1))',
+    '(step & (kStages - 1))',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'rows of queries beyond the last are read',
+    'const bool inside = query0 + row < a.queries.count;',
+    'const bool inside = true;',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'minima of absent queries are stored',
+    'if (q < a.queries.count) {\n    a.minima',
+    'if (true) {\n    a.minima',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'the second chunk of k is skipped',
+    'min(kChunks, (a.book.dim - k + 3) / 4)',
+    'min(kChunks, (a.book.dim - k) / 4)',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'a later tile replaces an equal earlier one',
+    'if (m < best[i]) {',
+    'if (m <= best[i]) {',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'splits overlap by nothing, the last tile is lost',
+    'static_cast<int>(a.book.padded / kTileCodes));',
+    'static_cast<int>(a.book.padded / kTileCodes) - 1);',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'butterfly keeps the wrong half',
+    'upper ? v[i + width] : v[i]',
+    'upper ? v[i] : v[i + width]',
+  ],
+  [
+    'nearest.cu',
+    'lookup_test',
+    'accumulators start at 0 instead of the norms',
+    'acc[i][j] = norm;',
+    'acc[i][j] = norm < INFINITY ? 0.0f : norm;',
+  ],
+  ['swizzle.cuh', 'lookup_test', 'swizzle dropped', '(chunk ^ turn)', '(chunk)'],
+  [
+    'score_key.cuh',
+    'lookup_test',
+    'negative scores order the wrong way',
+    'bits >> 31 ? 0xffffffffu : 0x80000000u',
+    '0x80000000u',
+  ],
+  [
+    'prepare.cu',
+    'lookup_test',
+    'margin without the rounding residual of the query',
+    'y_residual * code + rounding',
+    'rounding',
+  ],
+  [
+    'prepare.cu',
+    'lookup_test',
+    'margin without the rounding residuals of the codes',
+    'y_norm * book.largest_residual + y_residual',
+    'y_residual',
+  ],
+  [
+    'prepare.cu',
+    'lookup_test',
+    'an infinite margin becomes 0',
+    'IsFinite(margin) ? margin : INFINITY',
+    'IsFinite(margin) ? margin : 0.0f',
+  ],
+  [
+    'prepare.cu',
+    'lookup_test',
+    'a query that is not finite is scored',
+    'queries.scored[q] = finite;',
+    'queries.scored[q] = 1;',
+  ],
+  [
+    'prepare.cu',
+    'lookup_test',
+    'the stride beyond the dimension keeps what was there',
+    'if (k >= book.dim || !finite) y[k]',
+    'if (!finite) y[k]',
+  ],
+  ['screen.cu', 'lookup_test', 'ring barrier removed', RING, '    WaitAsync<kStages - 2>();'],
+  ['screen.cu', 'lookup_test', 'the half stage at the end is forgotten', 'a.book.dim - k > 16 ? 2 : 1', '1'],
+  [
+    'screen.cu',
+    'lookup_test',
+    'groups of the two column warps change places',
+    '(warp >> 2);\n  if (query0',
+    '(1 - (warp >> 2));\n  if (query0',
+  ],
+  [
+    'screen.cu',
+    'lookup_test',
+    'norms in the order of the fragments instead of the columns',
+    '(column0 + 32 * q + 8 * t) * 4',
+    '(column0 + 32 * q + 8 * (t ^ 1)) * 4',
+  ],
+  [
+    'settle.cu',
+    'lookup_test',
+    'the margin is ignored',
+    'next > list.worst() + margin',
+    'next > list.worst()',
+  ],
+  [
+    'settle.cu',
+    'lookup_test',
+    'groups equal to the worst are left out',
+    'next > list.worst() + margin',
+    'next >= list.worst() + margin',
+  ],
+  [
+    'settle.cu',
+    'lookup_test',
+    'insertion forgets the carry between the slots',
+    'if (lane_ == 0 && e == 1) {',
+    'if (false) {',
+  ],
+  [
+    'settle.cu',
+    'lookup_test',
+    'only the first 32 codes of a group are scored',
+    'i < kCodes; i += 32',
+    'i < 32; i += 32',
+  ],
+  ['tensor_tile.cuh', 'matmul_test', "B swizzled by A's rule", '(row >> 3) & 3', '(row >> 1) & 3'],
+  [
+    'tensor_tile.cuh',
+    'matmul_test',
+    'second k step reads the first chunks',
+    'b + (b_offset ^ (step * 32))',
+    'b + b_offset',
+  ],
+  [
+    'tensor_tile.cuh',
+    'matmul_test',
+    'columns owned in fragment order',
+    'acc_[i][q * 4 + (e >> 1)][2 * h + (e & 1)]; }',
+    'acc_[i][q * 4 + (e & 3)][2 * h + (e >> 2)]; }',
+  ],
+  ['gemm.cu', 'matmul_test', 'ring barrier removed', RING, '    WaitAsync<kStages - 2>();'],
+  ['gemm.cu', 'matmul_test', 'wait leaves one stage too many in flight', RING, RING.replace('- 2', '- 1')],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'no commit once nothing is issued',
+    '    if (k + kStages - 1 < a.stages) issue(stage == 0 ? kStages - 1 : stage - 1);\n    CommitAsync();',
+    '    if (k + kStages - 1 < a.stages) {\n      issue(stage == 0 ? kStages - 1 : stage - 1);\n      CommitAsync();\n    }',
+  ],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'barrier after the prefetch instead of before',
+    `${RING}  // this stage is complete for everyone, and everyone has left the one to be filled\n    if (k + kStages - 1 < a.stages) issue(stage == 0 ? kStages - 1 : stage - 1);`,
+    '    WaitAsync<kStages - 2>();\n    if (k + kStages - 1 < a.stages) issue(stage == 0 ? kStages - 1 : stage - 1);\n    __syncthreads();',
+  ],
+  ['gemm.cu', 'matmul_test', 'rows beyond the image are stored', 'if (r >= rows) continue;', ''],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'columns beyond the weights are read',
+    'const bool column_inside = column0 + row + i * kRowStep < a.w.columns;',
+    'const bool column_inside = true;',
+  ],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'whole 16-byte stores at the ragged edge',
+    'if (column + 8 <= a.stored_columns) {',
+    'if (true) {',
+  ],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'residual added before the activation',
+    'tile.at(i, h, q, e) + (bias[e] + row_bias))',
+    'tile.at(i, h, q, e) + (bias[e] + row_bias) + (residual != nullptr ? 1.0f : 0.0f))',
+  ],
+  [
+    'matmul_source.cuh',
+    'matmul_test',
+    'left and right bounds of the image missing',
+    ' &&\n                        static_cast<unsigned>(x) < static_cast<unsigned>(a.width << a.upsample);',
+    ';',
+  ],
+  [
+    'matmul_source.cuh',
+    'matmul_test',
+    'upsampled bounds use the small map',
+    'static_cast<unsigned>(a.height << a.upsample)',
+    'static_cast<unsigned>(a.height)',
+  ],
+  ['matmul_source.cuh', 'matmul_test', 'taps beyond the window are read', 'ky_ < a.kernel &&', ''],
+  [
+    'matmul_source.cuh',
+    'matmul_test',
+    'kx and ky wrap one tap late',
+    'if (++kx_ == a.kernel) {',
+    'if (kx_++ == a.kernel) {',
+  ],
+  [
+    'matmul_source.cuh',
+    'matmul_test',
+    'k beyond the matrix is read',
+    'row_[i] >= 0 && k_ < a.depth',
+    'row_[i] >= 0',
+  ],
+  ['sgemm.cu', 'matmul_test', 'ring barrier removed', RING, '    WaitAsync<kStages - 2>();'],
+  [
+    'sgemm.cu',
+    'matmul_test',
+    'two steps of a chain exchanged',
+    'fmaf(row.x, column[j].x',
+    'fmaf(row.y, column[j].y',
+  ],
+  [
+    'sgemm.cu',
+    'matmul_test',
+    'the residual is added before the bias',
+    'if (a.epilogue.bias != nullptr) v +=',
+    'if (a.epilogue.residual == nullptr && a.epilogue.bias != nullptr) v +=',
+  ],
+  [
+    'attention.cu',
+    'attention_test',
+    'tile barrier removed',
+    '    WaitAsync<0>();\n    __syncthreads();',
+    '    WaitAsync<0>();',
+  ],
+  [
+    'attention.cu',
+    'attention_test',
+    'queries read before the barrier',
+    '  WaitAsync<1>();\n  __syncthreads();',
+    '  WaitAsync<1>();',
+  ],
+  [
+    'attention.cu',
+    'attention_test',
+    'the last tile is not masked',
+    'if (left < kTileRows) {',
+    'if (false) {',
+  ],
+  [
+    'attention.cu',
+    'attention_test',
+    'values read without turning',
+    'LoadMatrix4Transposed(value',
+    'LoadMatrix4(value',
+  ],
+  ['attention.cu', 'attention_test', 'an even pitch', '(kChunks | 1) * 16', 'kChunks * 16'],
+  [
+    'attention.cu',
+    'attention_test',
+    'the sum is not rescaled',
+    'fmaf(total[r], shrink, sum)',
+    '(total[r] + sum)',
+  ],
+  [
+    'attention.cu',
+    'attention_test',
+    'channels beyond the width of the head are stored',
+    'if (n * 8 >= a.width) break;',
+    '',
+  ],
+  ['group_norm.cu', 'norm_test', 'barrier before the sums are collected removed', '  __syncthreads();\n', ''],
+  [
+    'group_norm.cu',
+    'norm_test',
+    'no origin: the squares cancel',
+    'const float d = v[e] - origin[e];',
+    'const float d = v[e];',
+  ],
+  [
+    'group_norm.cu',
+    'norm_test',
+    'the spread between channels left out',
+    'within / (count * width) + between / width',
+    'within / (count * width)',
+  ],
+  [
+    'group_norm.cu',
+    'norm_test',
+    'a piece runs into the next',
+    '(piece + 1) * kPiece);',
+    '(piece + 1) * kPiece + 1);',
+  ],
+  [
+    'layer_norm.cu',
+    'norm_test',
+    'the spread about 0 instead of the mean',
+    'fmaf(v[e] - mean, v[e] - mean, spread)',
+    'fmaf(v[e], v[e], spread)',
+  ],
+  [
+    'multiscale.cu',
+    'multiscale_test',
+    'bins do not overlap',
+    '((row + 1) * a.grid + a.scale - 1) / a.scale;',
+    '(row + 1) * a.grid / a.scale;',
+  ],
+  [
+    'multiscale.cu',
+    'multiscale_test',
+    'a token out of range is followed',
+    'return index < 0 || index >= a.code_count ? 0.0f\n',
+    'return false ? 0.0f\n',
+  ],
+  [
+    'multiscale.cu',
+    'multiscale_test',
+    'rows and columns of the taps exchanged',
+    'rows = a.taps[y], columns = a.taps[x]',
+    'rows = a.taps[x], columns = a.taps[y]',
+  ],
+  ['multiscale.cu', 'multiscale_test', 'the residual is not reduced', 'a.residual[i] -= up;', ';'],
+  [
+    'elementwise.cu',
+    'elementwise_test',
+    'not a number becomes 255',
+    'v > 0.0f ? (v < 255.0f ? v : 255.0f) : 0.0f',
+    'v < 255.0f ? (v > 0.0f ? v : 0.0f) : 255.0f',
+  ],
+];
+
+const { values } = parseArgs({ options: { only: { type: 'string' } } });
+const native = path.join(scratch, 'native', 'cuda');
+rmSync(path.join(scratch, 'native'), { recursive: true, force: true });
+mkdirSync(scratch, { recursive: true });
+cpSync(path.join(root, 'native'), path.join(scratch, 'native'), {
+  recursive: true,
+  preserveTimestamps: true,
+});
+
+function simt(program) {
+  const args = [
+    'tools/simt.mjs',
+    `--source=${path.join(scratch, 'native')}`,
+    `--build=${path.join(scratch, 'build')}`,
+  ];
+  return spawnSync('node', [...args, `--program=${program}`, '--fail-fast'], {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    timeout: 300_000,
+  });
+}
+
+let noticed = 0;
+const chosen = faults.filter(([file, , name]) => !values.only || `${file} ${name}`.includes(values.only));
+for (const [file, program, name, from, to] of chosen) {
+  const full = path.join(native, file);
+  const original = readFileSync(full, 'utf8');
+  if (!original.includes(from)) {
+    process.stdout.write(`NOT PLANTED  ${file}: ${name}\n`);
+    continue;
+  }
+  writeFileSync(
+    full,
+    original.replace(from, () => to),
+  );
+  const result = simt(program);
+  writeFileSync(full, original);
+  // 2: it did not compile, which says nothing about the tests.
+  const seen = result.status === 1 || result.error !== undefined;
+  if (seen) noticed++;
+  const how = /^ {4}(.*)$/m.exec(result.stdout)?.[1] ?? result.error?.message ?? '';
+  const verdict = seen ? 'noticed     ' : result.status === 2 ? 'NOT COMPILED' : 'SURVIVED    ';
+  process.stdout.write(`${verdict} ${file}: ${name}${how ? ` (${how.slice(0, 110)})` : ''}\n`);
+  if (result.status === 2) process.stdout.write(result.stderr.split('\n').slice(0, 12).join('\n'));
+}
+process.stdout.write(`${noticed} of ${chosen.length} noticed\n`);
+process.exit(noticed === chosen.length && noticed > 0 ? 0 : 1);

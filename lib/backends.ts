@@ -1,12 +1,12 @@
 import os from 'node:os';
 import { invalidArgument, TokenFlowError } from './errors.js';
-import { native } from './native.js';
+import { type CudaReason, native } from './native.js';
 
 /** Where a model runs: `auto` is the best there is; `cuda` is the first CUDA device, `cuda:n` the n-th. */
 export type Device = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`;
 
 /** Why a backend cannot be used. */
-export type BackendReason = 'not-built';
+export type BackendReason = CudaReason | 'kernels-only';
 
 export interface BackendDevice {
   /** What `device` takes to choose it. */
@@ -33,6 +33,17 @@ export interface Backend {
 export function explainBackend(reason: BackendReason): string {
   const texts: Record<BackendReason, string> = {
     'not-built': 'this build of tokenflow has no CUDA backend',
+    'library-missing': 'tokenflow_cuda.so is not beside the addon; build it again or set TOKENFLOW_CUDA_PATH',
+    'load-failed': 'tokenflow_cuda.so cannot be loaded',
+    'abi-mismatch': 'tokenflow_cuda.so belongs to another version of tokenflow; build both together',
+    'no-driver': 'there is no NVIDIA driver on this machine',
+    'driver-too-old': 'the NVIDIA driver is older than the CUDA runtime of tokenflow_cuda.so; update it',
+    'no-device': 'the NVIDIA driver sees no device; in a container, pass one in',
+    'unsupported-arch': 'no device has compute capability 7.5 or newer with code in tokenflow_cuda.so',
+    'smoke-test-failed': 'a small kernel did not run or gave a wrong result',
+    'disabled-by-env': 'TOKENFLOW_CUDA is off',
+    'out-of-memory': 'the device has no memory left for even a small test',
+    'kernels-only': 'the CUDA library works here, but this version of it does not run models yet',
   };
   return texts[reason];
 }
@@ -48,6 +59,11 @@ export class BackendUnavailableError extends TokenFlowError {
     );
     this.reason = reason;
   }
+}
+
+function cudaReason(): BackendReason {
+  const { reason } = native().cudaStatus();
+  return reason === 'available' ? 'kernels-only' : reason;
 }
 
 /** Every backend this version knows, whether it can be used here, and if not, why. */
@@ -68,7 +84,7 @@ export function listBackends(): Backend[] {
         },
       ],
     },
-    { name: 'cuda', available: false, reason: 'not-built', devices: [] },
+    { name: 'cuda', available: false, reason: cudaReason(), devices: [] },
   ];
 }
 
@@ -90,6 +106,6 @@ export function resolveDevice(asked?: Device): string {
     const where = asked === undefined ? 'TOKENFLOW_DEVICE' : 'device';
     throw invalidArgument(where, "'auto', 'cpu', 'cuda' or 'cuda:n'", device);
   }
-  if (device.startsWith('cuda')) throw new BackendUnavailableError(device, 'not-built');
+  if (device.startsWith('cuda')) throw new BackendUnavailableError(device, cudaReason());
   return 'cpu';
 }

@@ -210,6 +210,33 @@ export interface NativeQuantizers {
     sync: boolean;
   }): NativeJob<void>;
 }
+export interface NativeCudaStatus {
+  /** `available`, or why not (CudaReason in native/runtime/cuda_library.h). */
+  reason: 'available' | CudaReason;
+  /** In the words of the linker or the driver; may be empty. */
+  detail: string;
+  devices: {
+    name: string;
+    /** 90 for compute capability 9.0. */
+    arch: number;
+    multiprocessors: number;
+    memoryBytes: number;
+    reason: 'available' | CudaReason;
+  }[];
+}
+
+export type CudaReason =
+  | 'not-built'
+  | 'library-missing'
+  | 'load-failed'
+  | 'abi-mismatch'
+  | 'no-driver'
+  | 'driver-too-old'
+  | 'no-device'
+  | 'unsupported-arch'
+  | 'smoke-test-failed'
+  | 'disabled-by-env'
+  | 'out-of-memory';
 
 /** Everything native/addon exports. */
 export interface NativeAddon extends NativeCodebooks, NativeQuantizers {
@@ -219,6 +246,9 @@ export interface NativeAddon extends NativeCodebooks, NativeQuantizers {
   cpuFeatures(): NativeCpuFeatures;
   /** What the addon was built with. */
   buildInfo(): { compiler: string; nodeApi: number };
+  // native/addon/cuda.cc
+  /** What the CUDA library says of this machine: loaded and tried at the first call, remembered afterwards. */
+  cudaStatus(): NativeCudaStatus;
   threads(): number;
   setThreads(threads: number): void;
   pending(): number;

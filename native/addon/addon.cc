@@ -54,6 +54,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitCodebook(env, exports);
   InitQuantizers(env, exports);
   InitProgram(env, exports);
+  InitCuda(env, exports);
   return exports;
 }
 

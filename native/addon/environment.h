@@ -81,6 +81,7 @@ void InitRuntime(Napi::Env env, Napi::Object exports);
 void InitCodebook(Napi::Env env, Napi::Object exports);
 void InitQuantizers(Napi::Env env, Napi::Object exports);
 void InitProgram(Napi::Env env, Napi::Object exports);
+void InitCuda(Napi::Env env, Napi::Object exports);
 void InitImage(Napi::Env env, Napi::Object exports);
 
 }  // namespace tokenflow

@@ -191,6 +191,12 @@ void CheckLow(const Layer& l, GemmTile tile, int extra_stride = 0) {
     }
   }
   if (wrong) simt::Fail(std::to_string(wrong) + " wrong elements");
+  // What lies between the rows stays as it was.
+  const std::vector<unsigned char> untouched(sizeof(Out) * stride, 0xff);
+  for (int r = 0; r < l.images * l.rows(); r++) {
+    const Out* gap = &y[static_cast<size_t>(r) * stride + l.columns];
+    CHECK(std::memcmp(gap, untouched.data(), sizeof(Out) * (stride - l.columns)) == 0);
+  }
   CHECK(simt::counters().bank_conflicts == 0);
 }
 

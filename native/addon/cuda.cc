@@ -1,0 +1,34 @@
+#include "addon/environment.h"
+#include "runtime/cuda_library.h"
+
+namespace tokenflow {
+
+// { reason, detail, devices }: what the CUDA library says of this machine, asked once in the process.
+static Napi::Value CudaStatusOf(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return Guarded(env, [&] {
+    const CudaStatus& status = CudaLibraryStatus();
+    Napi::Array devices = Napi::Array::New(env, status.devices.size());
+    for (size_t i = 0; i < status.devices.size(); i++) {
+      const CudaDevice& from = status.devices[i];
+      Napi::Object device = Napi::Object::New(env);
+      device.Set("name", from.name);
+      device.Set("arch", from.arch);
+      device.Set("multiprocessors", from.multiprocessors);
+      device.Set("memoryBytes", static_cast<double>(from.memory_bytes));
+      device.Set("reason", CudaReasonName(from.reason));
+      devices.Set(static_cast<uint32_t>(i), device);
+    }
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("reason", CudaReasonName(status.reason));
+    result.Set("detail", status.detail);
+    result.Set("devices", devices);
+    return result;
+  });
+}
+
+void InitCuda(Napi::Env env, Napi::Object exports) {
+  exports.Set("cudaStatus", Napi::Function::New(env, CudaStatusOf));
+}
+
+}  // namespace tokenflow

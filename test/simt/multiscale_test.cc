@@ -24,13 +24,13 @@ struct Setting {
 
 class Device {
  public:
-  Device(const Codebook& codebook, const std::vector<int>& scales)
+  Device(const Codebook& codebook, const std::vector<CodebookPart>& parts, const std::vector<int>& scales)
       : host_(cuda::LayOut(codebook.packed())),
         norms_(cuda::LayOutNorms(codebook.packed(), Ones(codebook).data(), host_.view.padded,
                                  &host_.view.largest_norm)),
         codes_(host_.codes),
         codes_low_(host_.codes_low),
-        parts_(codebook.Spans(nullptr)),
+        parts_(Spans(parts)),
         taps(cuda::MultiscaleTaps(scales)) {
     view = host_.view;
     view.codes = codes_.data();
@@ -42,6 +42,15 @@ class Device {
  private:
   static std::vector<float> Ones(const Codebook& codebook) {
     return std::vector<float>(codebook.part_count(), 1.0f);
+  }
+  static std::vector<PartSpan> Spans(const std::vector<CodebookPart>& parts) {
+    std::vector<PartSpan> spans;
+    int begin = 0;
+    for (const CodebookPart& part : parts) {
+      spans.push_back({begin, begin + part.dim, part.normalize, 1.0f, QueryFactor(Metric::kL2)});
+      begin += part.dim;
+    }
+    return spans;
   }
   cuda::HostCodebook host_;
   DeviceBuffer<float> norms_, codes_;
@@ -73,7 +82,7 @@ void CompareWithCpu(const Setting& s) {
   const CancelFlag never{false};
   quantizer.Encode(features.data(), s.batch, want_tokens.data(), want_sum.data(), never);
 
-  Device device(*codebook, s.scales);
+  Device device(*codebook, parts, s.scales);
   const DeviceBuffer<float> x(features);
   DeviceBuffer<int32_t> tokens(want_tokens.size());
   DeviceBuffer<float> sum(elements);
@@ -120,10 +129,10 @@ TEST("a single scale") {
 TEST("features that are not finite are reported") {
   simt::Random random(3);
   const std::vector<float> vectors = random.Normals(64 * 8);
-  const auto codebook =
-      std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
+  const std::vector<CodebookPart> parts = {{vectors.data(), 8, true}};
+  const auto codebook = std::make_shared<const Codebook>(parts, 64, Metric::kL2);
   const std::vector<int> scales = {1, 2};
-  Device device(*codebook, scales);
+  Device device(*codebook, parts, scales);
   DeviceBuffer<float> x(random.Normals(4 * 8));
   x[9] = NAN;
   DeviceBuffer<int32_t> tokens(5);
@@ -140,10 +149,10 @@ TEST("features that are not finite are reported") {
 TEST("a token out of range is reported, not followed") {
   simt::Random random(4);
   const std::vector<float> vectors = random.Normals(64 * 8);
-  const auto codebook =
-      std::make_shared<const Codebook>(std::vector<CodebookPart>{{vectors.data(), 8, true}}, 64, Metric::kL2);
+  const std::vector<CodebookPart> parts = {{vectors.data(), 8, true}};
+  const auto codebook = std::make_shared<const Codebook>(parts, 64, Metric::kL2);
   const std::vector<int> scales = {1, 3};
-  Device device(*codebook, scales);
+  Device device(*codebook, parts, scales);
   for (int32_t bad : {-1, 64, 1 << 30}) {
     DeviceBuffer<int32_t> tokens(10, 5);
     tokens[7] = bad;

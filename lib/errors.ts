@@ -75,7 +75,7 @@ export function checkOptions(where: string, options: object | undefined, known: 
     const hint = nearestName(key, known);
     throw new TokenFlowError(
       'ERR_TOKENFLOW_INVALID_ARGUMENT',
-      `Unknown option '${key}' for ${where}${hint ? `; did you mean '${hint}'?` : ''} Known options: ${known.join(', ')}`,
+      `Unknown option '${key}' for ${where}${hint ? `; did you mean '${hint}'?` : '.'} Known options: ${known.join(', ')}`,
     );
   }
 }

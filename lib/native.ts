@@ -322,13 +322,10 @@ export class NativeLoadError extends TokenFlowError {
     for (const { path: tried, error } of attempts) lines.push(`  ${tried}: ${error}`);
     lines.push('Possible solutions:');
     const all = attempts.map((a) => a.error).join(' ');
-    if (/libdnnl/.test(all))
-      lines.push('  - install oneDNN: apt-get install libdnnl2 (or libdnnl-dev to build)');
-    if (/libgomp/.test(all)) lines.push('  - install the OpenMP runtime: apt-get install libgomp1');
     if (/GLIBC|GLIBCXX/.test(all)) {
       lines.push('  - the binary was built on a newer system: rebuild it here with npm run build:native');
     }
-    lines.push('  - build it: npm run setup (needs g++, CMake and libdnnl-dev)');
+    lines.push('  - build it: npm run setup in a clone of the repository (needs g++ and CMake)');
     lines.push('  - or point TOKENFLOW_NATIVE_PATH at a tokenflow.node built elsewhere');
     return lines.join('\n');
   }

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { listBackends, resolveDevice, supportsBf16 } from '../lib/backends.js';
@@ -62,6 +63,38 @@ describe('TokenFlow', function () {
     );
     assert.equal(tokenizer.tokenCount, 30);
     assert.equal(tokenizer.device, 'cpu');
+  });
+
+  it('finishes the calls made before it is disposed of, and refuses later ones', async () => {
+    const own = await TokenFlow.load(clipb, { batchSize: 1 });
+    const images = [1, 2, 3, 4].map((seed) => noiseImage(seed));
+    const expected = await tokenizer.encode(images);
+    const call = own.encode(images);
+    const disposal = own.dispose();
+    await assert.rejects(own.encode(images), hasCode('ERR_TOKENFLOW_DISPOSED'));
+    assert.deepEqual((await call).tokens, expected.tokens);
+    await disposal;
+  });
+
+  it('refuses what is no checkpoint, takes a file URL, and knows its variants', async () => {
+    for (const wrong of [undefined, null, 5, {}, new URL('https://example.com/model.pt')]) {
+      await assert.rejects(
+        TokenFlow.load(wrong as unknown as string),
+        hasCode('ERR_TOKENFLOW_INVALID_ARGUMENT', /for checkpoint/),
+      );
+    }
+    await (await TokenFlow.load(pathToFileURL(path.join(clipb, 'checkpoint.pt')))).dispose();
+    await assert.rejects(
+      TokenFlow.load(clipb, { config: 'clip-b' as 'clipb' }),
+      hasCode('ERR_TOKENFLOW_INVALID_ARGUMENT', /did you mean 'clipb'/),
+    );
+  });
+
+  it('passes the pixel limit on', async () => {
+    await assert.rejects(
+      tokenizer.encode(noiseImage(1), { maxPixels: 100 }),
+      hasCode('ERR_TOKENFLOW_IMAGE', /at most 100 pixels/),
+    );
   });
 
   it('gives every image the same tokens in any batch', async () => {

@@ -1,4 +1,4 @@
-// Brings a clone to a state in which everything runs: system library, node modules, native build, TypeScript build.
+// Brings a clone to a state in which everything runs: node modules, native build, TypeScript build.
 // Each step is skipped when its inputs have not changed since it last succeeded. `--test` also builds the tests.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -59,23 +59,6 @@ function step(name, inputs, outputs, work) {
   writeFileSync(stamp, now);
 }
 
-function systemLibrary() {
-  const header = ['/usr/include', '/usr/local/include'].some((dir) =>
-    existsSync(`${dir}/oneapi/dnnl/dnnl.hpp`),
-  );
-  if (header || process.env.dnnl_DIR) return;
-  const apt = spawnSync('apt-get', ['--version']).status === 0;
-  if (!apt || process.getuid?.() !== 0) {
-    fail('oneDNN is missing. Type: sudo apt-get install libdnnl-dev');
-  }
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const install = ['install', '-y', '--no-install-recommends', 'libdnnl-dev'];
-  if (spawnSync('apt-get', ['--dry-run', ...install], { env }).status !== 0) {
-    run('package lists', 'apt-get', ['update'], { env });
-  }
-  run('libdnnl-dev', 'apt-get', install, { env });
-}
-
 function requireTool(command, hint) {
   if (spawnSync(command, ['--version']).status !== 0) fail(`${command} is missing. Type: ${hint}`);
 }
@@ -84,7 +67,6 @@ const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19))
   fail(`Node.js 20.19 or newer is needed, this is ${process.version}`);
 
-systemLibrary();
 step('modules', ['package-lock.json'], ['node_modules'], () =>
   run('npm ci', 'npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
     env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: 'skip' },

@@ -3,7 +3,7 @@ import type { Fit } from '../image/processor.js';
 import type { TokenFlow } from '../tokenizer/tokenflow.js';
 import type { Encoded } from '../tokenizer/types.js';
 import { featureMap, readImageTensor, writeArray } from './arrays.js';
-import { addModelOptions, fitOption, option } from './options.js';
+import { addModelOptions, fitOption, maxPixelsOption, option } from './options.js';
 import {
   interrupted,
   loadModel,
@@ -20,6 +20,7 @@ interface EncodeCommandOptions extends ModelOptions {
   tensor?: string;
   features?: string;
   fit: Fit;
+  maxPixels?: number;
 }
 
 async function encode(images: string[], options: EncodeCommandOptions): Promise<void> {
@@ -72,7 +73,10 @@ async function encode(images: string[], options: EncodeCommandOptions): Promise<
 
 async function run(tokenizer: TokenFlow, images: string[], options: EncodeCommandOptions): Promise<Encoded> {
   const common = { signal: interrupted, features: options.features !== undefined };
-  if (options.tensor === undefined) return tokenizer.encode(images, { ...common, fit: options.fit });
+  if (options.tensor === undefined) {
+    const { fit, maxPixels } = options;
+    return tokenizer.encode(images, { ...common, fit, maxPixels });
+  }
   return tokenizer.encodeTensor(readImageTensor(options.tensor, tokenizer.imageSize), common);
 }
 
@@ -106,7 +110,8 @@ export function encodeCommand(): Command {
           '--features features.npy',
         ),
       )
-      .addOption(fitOption()),
+      .addOption(fitOption())
+      .addOption(maxPixelsOption()),
   )
     .addHelpText('after', '\nExample:\n  tokenflow encode samples/*.jpg --out tokens.npy')
     .action(encode);

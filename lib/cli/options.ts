@@ -74,5 +74,12 @@ export const fitOption = (): Option =>
     .choices(['crop', 'squash', 'pad'])
     .default('crop');
 
+export const maxPixelsOption = (): Option =>
+  option(
+    '--max-pixels <n>',
+    'refuse images of more pixels before decoding them; default: 178956970',
+    '--max-pixels 400000000',
+  ).argParser(wholeNumber(1));
+
 export const scalesOption = (): Option =>
   option('--scales <k>', 'use the first k scales only', '--scales 5').argParser(wholeNumber(1));

@@ -4,12 +4,13 @@ import { writePng } from '../image/png.js';
 import { type Fit, ImageProcessor } from '../image/processor.js';
 import { psnr, ssim } from '../image/quality.js';
 import { makeFolder } from './folder.js';
-import { addModelOptions, fitOption, option, scalesOption } from './options.js';
+import { addModelOptions, fitOption, maxPixelsOption, option, scalesOption } from './options.js';
 import { interrupted, loadModel, type ModelOptions, modelPath, printJson, say } from './session.js';
 
 interface ReconstructOptions extends ModelOptions {
   out: string;
   fit: Fit;
+  maxPixels?: number;
   scales?: number;
 }
 
@@ -45,16 +46,16 @@ function resultNames(images: readonly string[]): string[] {
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 async function reconstruct(images: string[], options: ReconstructOptions): Promise<void> {
-  const { out, fit, scales, json } = options;
+  const { out, fit, maxPixels, scales, json } = options;
   const tokenizer = await loadModel(options);
   try {
     makeFolder(out);
-    const processor = new ImageProcessor({ size: tokenizer.outputSize, fit });
+    const processor = new ImageProcessor({ size: tokenizer.outputSize, fit, maxPixels });
     const results: { image: string; file: string; psnr: number; ssim: number }[] = [];
     for (const [i, name] of resultNames(images).entries()) {
       const image = images[i];
       const original = await processor.prepare(image, { signal: interrupted });
-      const encoded = await tokenizer.encode(image, { fit, signal: interrupted });
+      const encoded = await tokenizer.encode(image, { fit, maxPixels, signal: interrupted });
       const reconstruction = await tokenizer.decode(encoded, { scales, signal: interrupted });
       const file = path.join(out, name);
       await writePng(file, sideBySide(original, reconstruction));
@@ -97,6 +98,7 @@ export function reconstructCommand(): Command {
         option('-o, --out <folder>', 'where the pictures go', '--out reconstructed').default('reconstructed'),
       )
       .addOption(fitOption())
+      .addOption(maxPixelsOption())
       .addOption(scalesOption()),
   )
     .addHelpText('after', '\nExample:\n  tokenflow reconstruct samples/*.jpg --out reconstructed')

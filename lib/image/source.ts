@@ -55,7 +55,7 @@ export function checkDimensions(width: number, height: number, maxPixels: number
     throw new TokenFlowError(
       'ERR_TOKENFLOW_IMAGE',
       `Expected at most ${maxPixels} pixels but ${name} has ${width} x ${height} = ${width * height}; ` +
-        'raise maxPixels if you trust where it comes from',
+        'raise maxPixels (--max-pixels) if you trust where it comes from',
     );
   }
   if (Math.max(width, height) > MAX_SIDE) {

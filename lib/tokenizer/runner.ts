@@ -1,3 +1,4 @@
+import { TokenFlowError } from '../errors.js';
 import type { BuiltGraph } from '../graph/builder.js';
 import { defaultBatch, splitBatch } from './batching.js';
 import type { Inputs, Outputs, Programs } from './programs.js';
@@ -28,6 +29,8 @@ export class Runner {
   readonly #programs: Programs;
   readonly #batchSize: number | undefined;
   readonly #batches = new Map<string, number>();
+  readonly #calls = new Set<Promise<void>>();
+  #closed = false;
 
   constructor(programs: Programs, batchSize?: number) {
     this.#programs = programs;
@@ -39,8 +42,26 @@ export class Runner {
     await this.#programs.prepare(...this.#program(kind, this.#batchOf(kind)), signal);
   }
 
+  /** Refuses further calls; resolves once those that were accepted have settled. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.allSettled(this.#calls);
+  }
+
+  /** Rejects with ERR_TOKENFLOW_DISPOSED once closed. */
+  async run(work: Work<Inputs | Promise<Inputs>>, signal?: AbortSignal): Promise<void> {
+    this.#checkOpen();
+    const call = this.#run(work, signal);
+    this.#calls.add(call);
+    try {
+      await call;
+    } finally {
+      this.#calls.delete(call);
+    }
+  }
+
   /** The inputs of the next chunk are made ready while one is computed. */
-  async run(
+  async #run(
     { kind, count, inputs, take }: Work<Inputs | Promise<Inputs>>,
     signal?: AbortSignal,
   ): Promise<void> {
@@ -59,8 +80,18 @@ export class Runner {
   }
 
   runSync({ kind, count, inputs, take }: Work<Inputs>): void {
+    this.#checkOpen();
     for (const chunk of splitBatch(count, this.#batchOf(kind))) {
       take(this.#programs.runSync(...this.#program(kind, chunk.count), inputs(chunk)), chunk);
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) {
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_DISPOSED',
+        'This tokenizer was disposed; load it again to use it',
+      );
     }
   }
 

@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { resolveDevice, supportsBf16 } from '../backends.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
@@ -105,8 +106,12 @@ export class TokenFlow implements AsyncDisposable {
    * @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_CHECKPOINT (broken, or not the tensors of such a model),
    * ERR_TOKENFLOW_FORMAT (the configuration), ERR_TOKENFLOW_BACKEND_UNAVAILABLE, ERR_TOKENFLOW_INVALID_ARGUMENT
    */
-  static async load(checkpoint: string | WeightSource, options: LoadOptions = {}): Promise<TokenFlow> {
+  static async load(checkpoint: string | URL | WeightSource, options: LoadOptions = {}): Promise<TokenFlow> {
     const device = checkLoadOptions(options);
+    if (checkpoint instanceof URL) return TokenFlow.load(checkpointPath(checkpoint), options);
+    if (typeof checkpoint !== 'string' && !isWeightSource(checkpoint)) {
+      throw invalidArgument('checkpoint', 'a path, a file: URL or a WeightSource', checkpoint);
+    }
     options.signal?.throwIfAborted();
     if (options.threads !== undefined) native().setThreads(options.threads);
     const source = typeof checkpoint === 'string' ? openCheckpoint(checkpoint) : checkpoint;
@@ -132,10 +137,10 @@ export class TokenFlow implements AsyncDisposable {
 
   /** Images to tokens, `[B, T]`. */
   async encode(images: ImageInput, options: EncodeOptions = {}): Promise<Encoded> {
-    checkOptions('encode', options, ['signal', 'fit', 'features']);
-    const { fit, features, signal } = options;
+    checkOptions('encode', options, ['signal', 'fit', 'features', 'maxPixels']);
+    const { fit, features, maxPixels, signal } = options;
     const sources = imageList(images);
-    const processor = new ImageProcessor({ size: this.imageSize, fit });
+    const processor = new ImageProcessor({ size: this.imageSize, fit, maxPixels });
     const { work, result } = this.#encoding(
       'u8',
       sources.length,
@@ -150,9 +155,13 @@ export class TokenFlow implements AsyncDisposable {
 
   /** As `encode`, of raw pixels only: files are not decoded synchronously. */
   encodeSync(images: RawImageInput, options: Omit<EncodeOptions, 'signal'> = {}): Encoded {
-    checkOptions('encodeSync', options, ['fit', 'features']);
+    checkOptions('encodeSync', options, ['fit', 'features', 'maxPixels']);
     const sources = imageList(images) as RawImage[];
-    const processor = new ImageProcessor({ size: this.imageSize, fit: options.fit });
+    const processor = new ImageProcessor({
+      size: this.imageSize,
+      fit: options.fit,
+      maxPixels: options.maxPixels,
+    });
     const bytes = this.imageSize ** 2 * 3;
     const { work, result } = this.#encoding(
       'u8',
@@ -172,7 +181,10 @@ export class TokenFlow implements AsyncDisposable {
    * Encodes images that are prepared already: float32 `[B, 3, imageSize, imageSize]` in [-1, 1], PyTorch's order. For
    * comparison with other implementations.
    */
-  async encodeTensor(data: Float32Array, options: Omit<EncodeOptions, 'fit'> = {}): Promise<Encoded> {
+  async encodeTensor(
+    data: Float32Array,
+    options: Omit<EncodeOptions, 'fit' | 'maxPixels'> = {},
+  ): Promise<Encoded> {
     checkOptions('encodeTensor', options, ['signal', 'features']);
     const { work, result } = this.#tensorEncoding(data, options.features);
     await this.#runner.run(work, options.signal);
@@ -191,13 +203,13 @@ export class TokenFlow implements AsyncDisposable {
    * Images are squashed to the square (`fit: 'squash'`), as for the released language model.
    */
   async understand(images: ImageInput, options: Omit<EncodeOptions, 'features'> = {}): Promise<Features> {
-    checkOptions('understand', options, ['signal', 'fit']);
+    checkOptions('understand', options, ['signal', 'fit', 'maxPixels']);
     const { features } = await this.encode(images, { fit: 'squash', ...options, features: true });
     return this.#features(features!);
   }
 
-  understandSync(images: RawImageInput, options: Pick<EncodeOptions, 'fit'> = {}): Features {
-    checkOptions('understandSync', options, ['fit']);
+  understandSync(images: RawImageInput, options: Pick<EncodeOptions, 'fit' | 'maxPixels'> = {}): Features {
+    checkOptions('understandSync', options, ['fit', 'maxPixels']);
     const { features } = this.encodeSync(images, { fit: 'squash', ...options, features: true });
     return this.#features(features!);
   }
@@ -248,11 +260,12 @@ export class TokenFlow implements AsyncDisposable {
   }
 
   /**
-   * Frees weights and activations. Runs under way end first, and the promise resolves then; later calls are refused.
+   * Frees weights and activations. Calls made before it end first, and the promise resolves then; later ones are refused.
    * Safe to call twice.
    */
   async dispose(): Promise<void> {
     this.#disposed = true;
+    await this.#runner.close();
     await this.#programs.dispose();
     this.#source.close();
   }
@@ -374,6 +387,16 @@ function join(parts: readonly (Float32Array | Uint8Array)[]): Float32Array | Uin
     at += part.length;
   }
   return whole;
+}
+
+function checkpointPath(url: URL): string {
+  if (url.protocol !== 'file:') throw invalidArgument('checkpoint', 'a file: URL', url.href);
+  return fileURLToPath(url);
+}
+
+function isWeightSource(value: unknown): value is WeightSource {
+  const { tensors, read, close } = (value ?? {}) as Partial<WeightSource>;
+  return tensors instanceof Map && typeof read === 'function' && typeof close === 'function';
 }
 
 /** Checks the options of `load` and returns the device to run on. */

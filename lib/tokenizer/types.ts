@@ -57,6 +57,8 @@ export interface EncodeOptions extends RunOptions {
   fit?: Fit;
   /** Also return the features. */
   features?: boolean;
+  /** Images of more pixels are refused before they are decoded; default as for `ImageProcessor`. */
+  maxPixels?: number;
 }
 
 export interface DecodeOptions extends RunOptions {

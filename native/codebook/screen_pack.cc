@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 
 #include "codebook/screen.h"
@@ -101,9 +102,10 @@ std::vector<int32_t> FiniteCodes(const PackedCodes& packed) {
   return finite;
 }
 
-// Lowers or raises `*most` from any thread's share at the end of it.
+// Raises `*most`, from any thread at the end of its share.
 void Raise(double* most, double value) {
-#pragma omp critical(tokenflow_screen_pack)
+  static std::mutex mutex;
+  std::lock_guard<std::mutex> lock(mutex);
   *most = std::max(*most, value);
 }
 

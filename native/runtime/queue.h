@@ -1,5 +1,5 @@
 // The compute queue: one thread per device runs jobs first in, first out, for every JavaScript environment of
-// the process. libuv's pool stays free for files and image decoding, and OpenMP teams are not multiplied.
+// the process. libuv's pool stays free for files and image decoding, and there is one team of threads (parallel.h).
 #pragma once
 #include <atomic>
 #include <functional>

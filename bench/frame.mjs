@@ -9,6 +9,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 
 const { native } = createRequire(import.meta.url)('../dist/native.js');
@@ -34,15 +35,17 @@ export function median(values) {
 
 /**
  * Median seconds of each of several functions, run in turn, so that a slow spell of the machine hits all of them.
- * Each is warmed up once; rounds go on for `seconds` in all, at least `least` of them.
+ * Each is warmed up once; rounds go on for `seconds` in all, at least `least` of them. `rest` milliseconds of sleep go
+ * before every call: the threads of some libraries spin on after their work, at the cost of whoever comes next.
  */
-export async function timeInTurn(functions, { seconds = 2, least = 5 } = {}) {
+export async function timeInTurn(functions, { seconds = 2, least = 5, rest = 0 } = {}) {
   const names = Object.keys(functions);
   const times = Object.fromEntries(names.map((name) => [name, []]));
   for (const name of names) await functions[name]();
   const end = now() + seconds;
   for (let round = 0; round < least || (now() < end && round < 1000); round++) {
     for (const name of names) {
+      if (rest) await sleep(rest);
       const started = now();
       await functions[name]();
       times[name].push(now() - started);

@@ -178,7 +178,7 @@ export async function benchEncode(report, { threads = 2, quick = false, only } =
         const guard = new LoadGuard();
         const times = await timeInTurn(
           { ours: () => program.runSync({ image }), ...(results ? { rival: () => rival.again(feeds) } : {}) },
-          { seconds: quick ? 4 : 15 },
+          { seconds: quick ? 6 : 15, rest: 300 },
         );
         fmaPeak(threads, { again: true }); // the best of several moments, for peakShare
         report.add({
@@ -235,7 +235,7 @@ export async function benchDecode(report, { threads = 2, quick = false, only } =
     const guard = new LoadGuard();
     const times = await timeInTurn(
       { ours: () => program.runSync({ tokens }), ...(results ? { rival: () => rival.again(feeds) } : {}) },
-      { seconds: quick ? 5 : 25, least: 3 },
+      { seconds: quick ? 6 : 25, least: 3, rest: 300 },
     );
     fmaPeak(threads, { again: true });
     report.add({

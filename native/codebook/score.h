@@ -4,10 +4,10 @@
 // A codebook has parts p = 1..P (one for a plain codebook, two for a dual one). A row is the concatenation of
 // its parts, [d] with d = sum of their dimensions. With per-call weights w_p:
 //
-//   part norm   n_pj = fma chain of c_k * c_k over the part, from +0, k ascending       (0 unless metric is
-//   l2) norm        n_j  = fma chain of w_p * n_pj over the parts, from +0, p ascending query       y_k  = (f
-//   * w_p) * x_k, f = -2 for l2, -1 for cosine and ip score       s_j  = fma chain of y_k * c_jk from n_j, k
-//   ascending
+//   part norm  n_pj = fma chain of c_k * c_k over the part, from +0, k ascending (0 unless the metric is l2)
+//   norm       n_j  = fma chain of w_p * n_pj over the parts, from +0, p ascending
+//   query      y_k  = (f * w_p) * x_k, f = -2 for l2, -1 for cosine and ip
+//   score      s_j  = fma chain of y_k * c_jk from n_j, k ascending
 //
 // in float32, each fma rounded once, nothing reassociated. l2 orders as the weighted squared distance (which
 // is s_j + sum w x^2), cosine and ip as the weighted similarity, largest first.

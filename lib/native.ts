@@ -26,11 +26,6 @@ export interface NativeCodebook {
   readonly codebook: unique symbol;
 }
 
-/** Opaque; holds on to its codebook. */
-export interface NativeMultiScale {
-  readonly multiScale: unique symbol;
-}
-
 export interface NativeCodebookInfo {
   nonFinite: number;
   bytes: number;
@@ -58,7 +53,7 @@ export interface NativeNearestRequest {
 /** native/addon/codebook.cc */
 export interface NativeCodebooks {
   codebookCreate(
-    parts: { vectors: Float32Array; dim: number; normalize: boolean }[],
+    parts: { vectors: Float32Array; dim: number; normalize: boolean; unit: boolean }[],
     size: number,
     metric: 'l2' | 'cosine' | 'ip',
     screen: 'auto' | 'off' | 'always',
@@ -78,7 +73,37 @@ export interface NativeCodebooks {
     k: number,
     indices: Int32Array,
   ): Float64Array;
-  multiScaleCreate(codebook: NativeCodebook, scales: Int32Array, weights?: Float32Array): NativeMultiScale;
+  /** fp32 operations per second of that many threads, measured now (a fraction of a second). */
+  fmaPeak(threads: number): number;
+}
+
+/** Opaque; hold on to their codebooks. */
+export interface NativeMultiScale {
+  readonly multiScale: unique symbol;
+}
+export interface NativeResidual {
+  readonly residual: unique symbol;
+}
+export interface NativeProduct {
+  readonly product: unique symbol;
+}
+export interface NativeScalar {
+  readonly scalar: unique symbol;
+}
+
+/** Opaque; holds the rows and the codes so far. One job at a time. */
+export interface NativeKMeans {
+  readonly kMeans: unique symbol;
+}
+
+/** native/addon/quantizers.cc: the given arrays are filled at once when `sync`, else by the time the job is done. */
+export interface NativeQuantizers {
+  multiScaleCreate(
+    codebook: NativeCodebook,
+    scales: Int32Array,
+    weights?: Float32Array,
+    phi?: { kernels: { weight: Float32Array; bias?: Float32Array }[]; ratio: number },
+  ): NativeMultiScale;
   multiScaleEncode(
     quantizer: NativeMultiScale,
     request: {
@@ -98,30 +123,6 @@ export interface NativeCodebooks {
     grid: Float32Array, // [batch][from][from][channels]
     shape: { batch: number; from: number; to: number; channels: number },
   ): Float32Array; // [batch][to][to][channels]
-  /** fp32 operations per second of that many threads, measured now (a fraction of a second). */
-  fmaPeak(threads: number): number;
-}
-
-/** Opaque; hold on to their codebooks. */
-export interface NativeResidual {
-  readonly residual: unique symbol;
-}
-export interface NativeProduct {
-  readonly product: unique symbol;
-}
-export interface NativeScalar {
-  readonly scalar: unique symbol;
-}
-
-/** Opaque; holds the rows and the codes so far. One job at a time. */
-export interface NativeKMeans {
-  readonly kMeans: unique symbol;
-}
-
-/** native/addon/quantizers.cc: the given arrays are filled at once when `sync`, else by the time the job is done. */
-export interface NativeQuantizers {
-  /** Per part: whether its vectors are compared as unit vectors. */
-  codebookNormalizes(codebook: NativeCodebook): boolean[];
   residualCreate(stages: NativeCodebook[]): NativeResidual;
   residualEncode(
     quantizer: NativeResidual,
@@ -185,6 +186,10 @@ export interface NativeQuantizers {
     quantizer: NativeScalar,
     request: { indices: Int32Array | Float64Array; quantized: Float32Array; sync: boolean },
   ): NativeJob<void>;
+}
+
+/** native/addon/learning.cc: as above. */
+export interface NativeLearning {
   /** Copies the vectors; `kMeansPrepare` comes next. */
   kMeansCreate(vectors: Float32Array, dim: number, metric: 'l2' | 'cosine'): NativeKMeans;
   kMeansPrepare(state: NativeKMeans, request: { sync: boolean }): NativeJob<void>;
@@ -209,7 +214,35 @@ export interface NativeQuantizers {
     sums: Float64Array; // [codes][dim]
     sync: boolean;
   }): NativeJob<void>;
+  /** Averages a batch in: changes codes, counts and sums in place. */
+  codesApply(request: NativeApplyRequest): NativeJob<void>;
+  /** codes[i] = vectors[rows[i]], checked to be finite, as unit vectors where `normalize`. */
+  takeRows(request: {
+    vectors: Float32Array; // [n][dim]
+    rows: Float64Array; // [count]
+    dim: number;
+    normalize: boolean;
+    codes: Float32Array; // [count][dim]
+    sync: boolean;
+  }): NativeJob<void>;
 }
+
+/** How a batch moves the codes (native/codebook/code_averages.h). */
+export type AverageRule =
+  | { rule: 'moving average'; decay: number; epsilon: number }
+  | { rule: 'running mean' };
+
+export type NativeApplyRequest = AverageRule & {
+  dim: number;
+  normalize: boolean;
+  batchCounts: Float64Array; // [codes]
+  batchSums: Float64Array; // [codes][dim]
+  codes: Float32Array; // [codes][dim]
+  counts: Float64Array; // [codes]
+  sums: Float64Array; // [codes][dim]
+  sync: boolean;
+};
+
 export interface NativeCudaStatus {
   /** `available`, or why not (CudaReason in native/runtime/cuda_library.h). */
   reason: 'available' | CudaReason;
@@ -239,7 +272,7 @@ export type CudaReason =
   | 'out-of-memory';
 
 /** Everything native/addon exports. */
-export interface NativeAddon extends NativeCodebooks, NativeQuantizers {
+export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLearning {
   // native/addon/addon.cc
   initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
   simdLevel(): 'scalar' | 'avx2' | 'avx512';

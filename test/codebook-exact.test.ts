@@ -6,17 +6,7 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { type LookupStats, type Metric, PartedCodebook, type ScreenMode } from '../lib/codebook/index.js';
 import { native } from '../lib/native.js';
-
-/** mulberry32: seeded, and the same everywhere. */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
+import { random } from './support/random.js';
 
 const KINDS = [
   'plain',

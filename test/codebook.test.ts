@@ -138,6 +138,82 @@ describe('Codebook', () => {
   });
 });
 
+describe('codebooks for inspection', () => {
+  const corners = Float32Array.of(0, 0, 1, 0, 0, 1, 1, 1);
+
+  it('describe themselves as JSON: class, shape, metric, parts and memory, no codes', () => {
+    const codebook = new Codebook(corners, { dim: 2, metric: 'cosine' });
+    const { bytes } = codebook.stats;
+    assert.ok(bytes >= corners.byteLength);
+    assert.deepEqual(JSON.parse(JSON.stringify(codebook)), {
+      type: 'Codebook',
+      size: 4,
+      dim: 2,
+      metric: 'cosine',
+      parts: [{ dim: 2, normalize: true }],
+      nonFinite: 0,
+      bytes,
+    });
+    const part = { vectors: corners, dim: 2 };
+    const dual = new DualCodebook([
+      part,
+      { vectors: Float32Array.of(1, 2, 3, Number.NaN), dim: 1, normalize: true },
+    ]);
+    assert.deepEqual(JSON.parse(JSON.stringify(dual)), {
+      type: 'DualCodebook',
+      size: 4,
+      dim: 3,
+      metric: 'l2',
+      parts: [
+        { dim: 2, normalize: false },
+        { dim: 1, normalize: true },
+      ],
+      nonFinite: 1,
+      bytes: dual.stats.bytes,
+    });
+    assert.equal(new PartedCodebook([part]).toJSON().type, 'PartedCodebook');
+    for (const gone of [codebook, dual]) {
+      assert.equal(gone.disposed, false);
+      gone[Symbol.dispose]();
+      assert.equal(gone.disposed, true);
+      assert.equal(gone.toJSON().bytes, 0);
+    }
+  });
+
+  it('unit: codes that are unit vectors already are taken bit for bit', () => {
+    const codebook = new Codebook(Float32Array.of(1, 2, 3, 4, 5, 6, 0, 0), { dim: 2, metric: 'cosine' });
+    const rows = codebook.lookup([0, 1, 2, 3]);
+    for (const options of [{ metric: 'cosine' as const }, {}]) {
+      const again = new Codebook(rows, { dim: 2, unit: true, ...options });
+      assert.deepEqual(again.lookup([0, 1, 2, 3]), rows);
+      assert.deepEqual(again.toJSON().parts, [{ dim: 2, normalize: true }]);
+    }
+    assert.throws(
+      () => new Codebook(Float32Array.of(1, 0, 3, 4), { dim: 2, unit: true }),
+      refused(/unit vectors.*code 1 has length 5.*leave unit out/),
+    );
+  });
+
+  it('onNonFinite: codes and queries that can have no distance are errors where asked for', async () => {
+    const bad = Float32Array.of(0, 0, Number.NaN, 1, 1, 1);
+    const make = (codes: Float32Array, onNonFinite?: string) =>
+      new Codebook(codes, { dim: 2, onNonFinite: onNonFinite as never });
+    assert.equal(make(bad).nonFinite, 1);
+    assert.throws(() => make(bad, 'throw'), refused(/finite codes but 1 of 3.*onNonFinite: 'skip'/));
+    assert.throws(() => make(bad, 'thrwo'), refused(/did you mean 'throw'/));
+    const part = { vectors: bad, dim: 2 };
+    assert.throws(() => new DualCodebook([part, part], { onNonFinite: 'throw' }), refused(/1 of 3/));
+    const strict = make(corners, 'throw');
+    const queries = Float32Array.of(0, 0, 1, Infinity);
+    const out = { indices: Int32Array.of(7, 7), distances: new Float32Array(2) };
+    await assert.rejects(strict.nearest(queries, { out }), refused(/finite queries but row 1/));
+    assert.deepEqual(out.indices, Int32Array.of(7, 7));
+    assert.throws(() => strict.nearestSync(queries, { k: 2 }), refused(/row 1/));
+    await assert.rejects(strict.quantize(queries), refused(/row 1/));
+    assert.deepEqual((await strict.nearest(queries.subarray(0, 2))).indices, Int32Array.of(0));
+  });
+});
+
 describe('what a quantiser needs', () => {
   const corners = Float32Array.of(0, 0, 1, 0, 0, 1, 1, 1);
 

@@ -143,7 +143,7 @@ describe('EmaCodebook', () => {
       parts.accumulateSync(vectors.subarray(at * 4, (at + 100) * 4), indices.subarray(at, at + 100)),
     );
     const add = (x: Float64Array, y: Float64Array) => x.map((value, i) => value + y[i]);
-    parts.apply({ counts: add(a.counts, b.counts), sums: add(a.sums, b.sums) });
+    await parts.apply({ counts: add(a.counts, b.counts), sums: add(a.sums, b.sums) });
     assert.deepEqual(parts.counts, whole.counts);
     parts.codes.forEach((value, i) => {
       assert.ok(Math.abs(value - whole.codes[i]) < 1e-6);
@@ -154,7 +154,7 @@ describe('EmaCodebook', () => {
     assert.deepEqual(resumed.codes, whole.codes);
   });
 
-  it('revives dead codes: code, count and sum together', () => {
+  it('revives dead codes: code, count and sum together', async () => {
     const codes = Float32Array.of(0, 0, 5, 5, 9, 9);
     const make = () => {
       const ema = new EmaCodebook(codes, { dim: 2, decay: 0.5 });
@@ -164,7 +164,7 @@ describe('EmaCodebook', () => {
     const ema = make();
     assert.deepEqual(ema.deadCodes(0.1), Int32Array.of(1, 2));
     const vectors = Float32Array.of(1, 2, 3, 4, 5, 6);
-    assert.deepEqual(ema.revive(vectors, { threshold: 0.1, seed: 3 }), Int32Array.of(1, 2));
+    assert.deepEqual(await ema.revive(vectors, { threshold: 0.1, seed: 3 }), Int32Array.of(1, 2));
     assert.deepEqual(ema.deadCodes(0.1), new Int32Array(0));
     const rows = [1, 2].map((code) => [...ema.codes.subarray(code * 2, code * 2 + 2)]);
     assert.notDeepEqual(rows[0], rows[1]);
@@ -177,7 +177,7 @@ describe('EmaCodebook', () => {
       );
     }
     const again = make();
-    again.revive(vectors, { threshold: 0.1, seed: 3 });
+    again.reviveSync(vectors, { threshold: 0.1, seed: 3 });
     assert.deepEqual(again.codes, ema.codes);
     // Its own average: an update without it leaves it where it is, but for the smoothing.
     const before = [...ema.codes.subarray(2, 4)];
@@ -187,7 +187,7 @@ describe('EmaCodebook', () => {
     });
     // Fewer vectors than dead codes: some are drawn twice.
     const few = make();
-    few.revive(Float32Array.of(7, 7), { threshold: 0.1, seed: 0 });
+    few.reviveSync(Float32Array.of(7, 7), { threshold: 0.1, seed: 0 });
     assert.deepEqual(few.codes.subarray(2), Float32Array.of(7, 7, 7, 7));
     const unit = new EmaCodebook(Float32Array.of(0, 1), {
       dim: 2,
@@ -195,11 +195,57 @@ describe('EmaCodebook', () => {
       counts: new Float64Array(1),
       sums: new Float64Array(2),
     });
-    unit.revive(Float32Array.of(3, 4), { threshold: 1, seed: 0 });
+    unit.reviveSync(Float32Array.of(3, 4), { threshold: 1, seed: 0 });
     assert.deepEqual(unit.codes, Float32Array.of(0.6, 0.8));
   });
 
-  it('says what is wrong with bad input', () => {
+  it('updates off the event loop as it does blocking, one at a time', async () => {
+    const next = random(8);
+    for (const metric of ['l2', 'cosine'] as const) {
+      const codes = randomFloats(600 * 5, next);
+      const [one, other] = [0, 1].map(() => new EmaCodebook(codes, { dim: 5, metric }));
+      const vectors = randomFloats(900 * 5, next);
+      const indices = skewed(900, 600, next);
+      const batch = one.accumulateSync(vectors, indices);
+      one.applySync(batch);
+      const revived = one.reviveSync(vectors, { threshold: 0.995, seed: 5 });
+      assert.ok(revived.length > 10);
+      const pending = other.apply(batch);
+      batch.counts.fill(Number.NaN); // read at the call
+      await assert.rejects(other.apply(batch), refused(/one update at a time/));
+      await assert.rejects(other.update(vectors, indices), refused(/one update at a time/));
+      assert.throws(() => other.applySync(batch), refused(/one update at a time/));
+      assert.throws(
+        () => other.reviveSync(vectors, { threshold: 1, seed: 0 }),
+        refused(/one update at a time/),
+      );
+      await pending;
+      assert.deepEqual(await other.revive(vectors, { threshold: 0.995, seed: 5 }), revived);
+      assert.deepEqual([other.codes, other.counts, other.sums], [one.codes, one.counts, one.sums]);
+    }
+  });
+
+  it('stays as it was when an update fails or is aborted', async () => {
+    const ema = new EmaCodebook(Float32Array.of(0, 1, 2, 3), { dim: 2 });
+    const before = [ema.codes.slice(), ema.counts.slice(), ema.sums.slice()];
+    const batch = { counts: Float64Array.of(1, 1), sums: Float64Array.of(1, 2, 3, Number.NaN) };
+    await assert.rejects(ema.apply(batch), refused(/finite number for sums\[3\]/));
+    const signal = AbortSignal.abort();
+    batch.sums.fill(1);
+    await assert.rejects(ema.apply(batch, { signal }), { name: 'AbortError' });
+    await assert.rejects(ema.revive(new Float32Array(2), { threshold: 9, seed: 0, signal }), {
+      name: 'AbortError',
+    });
+    await assert.rejects(
+      ema.revive(Float32Array.of(1, 1, Infinity, 1), { threshold: 9, seed: 0 }),
+      refused(/row 1/),
+    );
+    assert.deepEqual([ema.codes, ema.counts, ema.sums], before);
+    await ema.apply(batch);
+    assert.notDeepEqual(ema.codes, before[0]);
+  });
+
+  it('says what is wrong with bad input', async () => {
     const make =
       (options: object, codes = new Float32Array(4)) =>
       () =>
@@ -215,14 +261,18 @@ describe('EmaCodebook', () => {
     assert.throws(make({}, Float32Array.of(0, 0, Number.NaN, 0)), refused(/row 1 has NaN/));
     const ema = make({})();
     const counts = Float64Array.of(1, -1);
-    assert.throws(() => ema.apply({ counts, sums: new Float64Array(4) }), refused(/counts\[1\]/));
-    assert.throws(() => ema.apply({ counts } as never), refused(/counts|sums/));
     assert.throws(
-      () => ema.revive(new Float32Array(0), { threshold: 1, seed: 0 }),
+      make({ counts, sums: new Float64Array(4) }),
+      refused(/at least 0 for counts\[1\] but received -1/),
+    );
+    assert.throws(() => ema.applySync({ counts, sums: new Float64Array(4) }), refused(/counts\[1\].*-1/));
+    await assert.rejects(ema.apply({ counts } as never), refused(/4 elements for sums/));
+    await assert.rejects(
+      ema.revive(new Float32Array(0), { threshold: 1, seed: 0 }),
       refused(/number of vectors/),
     );
-    assert.throws(() => ema.revive(new Float32Array(2), { threshold: -1, seed: 0 }), refused(/threshold/));
-    assert.throws(() => ema.revive(new Float32Array(2), { threshold: 1 } as never), refused(/seed/));
+    await assert.rejects(ema.revive(new Float32Array(2), { threshold: -1, seed: 0 }), refused(/threshold/));
+    await assert.rejects(ema.revive(new Float32Array(2), { threshold: 1 } as never), refused(/seed/));
   });
 });
 

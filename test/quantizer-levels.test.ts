@@ -6,7 +6,8 @@ import { native } from '../lib/native.js';
 
 const SCRIPT = `
   const { createHash } = require('node:crypto');
-  const { Codebook, kMeansSync, ProductQuantizer, ResidualQuantizer } = require(process.argv[1]);
+  const library = require(process.argv[1]);
+  const { Codebook, EmaCodebook, kMeansSync, MultiScaleQuantizer, ProductQuantizer, ResidualQuantizer } = library;
   const { random, randomFloats } = require(process.argv[2]);
   const next = random(1);
   const vectors = randomFloats(3000 * 12, next);
@@ -25,6 +26,12 @@ const SCRIPT = `
   const found = halves.searchSync(vectors.slice(0, 240), indices, { k: 7 });
   put(found.indices);
   put(found.distances);
+  const kernels = [0, 1].map(() => ({ weight: randomFloats(12 * 12 * 9, next, 0.3) }));
+  const scales = new MultiScaleQuantizer(stages[0], { scales: [1, 3, 5], phi: { kernels } });
+  for (const array of Object.values(scales.encodeSync(vectors.slice(0, 40 * 25 * 12)))) put(array);
+  const ema = new EmaCodebook(stages[0].lookup(Int32Array.from({ length: 100 }, (_, j) => j)), { dim: 12 });
+  ema.updateSync(vectors, stages[0].nearestSync(vectors).indices);
+  for (const array of [ema.codes, ema.counts, ema.sums]) put(array);
   console.log(hash.digest('hex'));
 `;
 

@@ -87,6 +87,15 @@ export function checkIndices(name: string, value: unknown): Int32Array {
   throw invalidArgument(name, 'an Int32Array', value);
 }
 
+/** One finite weight per part of a codebook. */
+export function checkWeights(value: unknown, parts: number): Float32Array | undefined {
+  if (value === undefined) return undefined;
+  const list = Array.isArray(value) || value instanceof Float32Array ? Array.from(value) : undefined;
+  if (list?.length === parts && list.every((weight) => Number.isFinite(weight)))
+    return Float32Array.from(list);
+  throw invalidArgument('weights', `${parts} finite numbers, one per part,`, value);
+}
+
 /** An array of the caller's to write a result into, of exactly `length` elements. */
 export function checkOut<T extends Float32Array | Int32Array>(
   name: string,

@@ -1,6 +1,6 @@
 /** Codes as averages of the vectors that chose them, as learning batch by batch keeps them. */
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { native, settle } from '../native.js';
+import { type AverageRule, type NativeJob, native, settle } from '../native.js';
 import { checkChoice, checkIndices, checkInteger, checkRows } from './arguments.js';
 import { Random } from './random.js';
 
@@ -25,12 +25,20 @@ export interface CodeAveragesOptions {
   sums?: Float64Array;
 }
 
+export interface ReviveOptions {
+  /** Codes with a lower count are dead: at least 0. */
+  threshold: number;
+  /** A whole number; the same one draws the same vectors. */
+  seed: number;
+}
+
 /** Options of these names, for classes that add their own. */
 export const AVERAGES_OPTIONS = ['dim', 'metric', 'counts', 'sums'];
 
 /**
- * Base of EmaCodebook and MiniBatchKMeans. `codes`, `counts` and `sums` are live: they change in place with every
- * update, and may be read, stored or sent at any time between updates.
+ * Base of EmaCodebook and MiniBatchKMeans. `codes`, `counts` and `sums` are live: they change in place when an update ends,
+ * and may be read, stored or sent at any time. Updates follow each other: await one before the next. One that fails or is
+ * aborted leaves everything as it was.
  */
 export abstract class CodeAverages {
   readonly dim: number;
@@ -42,6 +50,7 @@ export abstract class CodeAverages {
   readonly counts: Float64Array;
   /** `[size, dim]`: their sum. */
   readonly sums: Float64Array;
+  #busy = false;
 
   /** @internal */
   protected constructor(name: string, codes: unknown, options: CodeAveragesOptions, count: number) {
@@ -52,13 +61,13 @@ export abstract class CodeAverages {
     this.size = checkInteger('the number of codes', checked.length / this.dim, 1, 2 ** 24);
     checkFinite('codes', checked, this.dim);
     this.codes = Float32Array.from(checked);
-    if (this.metric === 'cosine') {
-      for (let code = 0; code < this.size; code++) this.#toUnit(code, checked, code * this.dim);
-    }
+    if (this.metric === 'cosine') makeUnit(this.codes, this.dim);
     if ((options.counts === undefined) !== (options.sums === undefined))
       throw invalidArgument('counts and sums', 'both or neither', options.counts ?? options.sums);
     if (options.counts !== undefined && options.sums !== undefined) {
       const state = this.checkSums(options as CodeSums);
+      checkValues('counts', state.counts, 0);
+      checkValues('sums', state.sums, -Infinity);
       this.counts = Float64Array.from(state.counts);
       this.sums = Float64Array.from(state.sums);
     } else {
@@ -98,9 +107,7 @@ export abstract class CodeAverages {
     if (typeof threshold !== 'number' || !(threshold >= 0))
       throw invalidArgument('threshold', 'a number of at least 0', threshold);
     const dead: number[] = [];
-    this.counts.forEach((count, code) => {
-      if (count < threshold) dead.push(code);
-    });
+    for (let code = 0; code < this.size; code++) if (this.counts[code] < threshold) dead.push(code);
     return Int32Array.from(dead);
   }
 
@@ -109,64 +116,114 @@ export abstract class CodeAverages {
    * `threshold`, so that a revived code is not dead at once. Vectors are drawn at most once each while there are enough.
    * Processes that learn together give the same vectors and seed.
    *
-   * @param vectors `[n, dim]`, at least one
+   * @param vectors `[n, dim]`, at least one; copied at the call
    * @returns the codes that were dead, ascending
+   * @throws TokenFlowError when a vector is not finite, or another update is under way
    */
-  revive(vectors: Float32Array, options: { threshold: number; seed: number }): Int32Array {
-    checkOptions('revive', options, ['threshold', 'seed']);
-    const checked = checkRows('vectors', vectors, this.dim);
-    const rows = checkInteger('the number of vectors', checked.length / this.dim, 1);
-    checkFinite('vectors', checked, this.dim);
-    const random = new Random(checkInteger('seed', options?.seed, 0));
-    const dead = this.deadCodes(options.threshold);
-    const drawn =
-      dead.length <= rows ? random.sample(dead.length, rows) : Array.from(dead, () => random.integer(rows));
-    dead.forEach((code, i) => {
-      const at = code * this.dim;
-      const row = checked.subarray(drawn[i] * this.dim, (drawn[i] + 1) * this.dim);
-      this.codes.set(row, at);
-      if (this.metric === 'cosine') this.#toUnit(code, row, 0);
-      this.counts[code] = options.threshold;
-      for (let e = at; e < at + this.dim; e++) this.sums[e] = this.codes[e] * options.threshold;
+  async revive(
+    vectors: Float32Array,
+    options: ReviveOptions & { signal?: AbortSignal },
+  ): Promise<Int32Array> {
+    checkOptions('revive', options, ['threshold', 'seed', 'signal']);
+    return this.exclusively(async () => {
+      const { request, finish } = this.#revival(vectors, options, false);
+      await settle(() => native().takeRows(request), options.signal);
+      return finish();
     });
-    return dead;
   }
 
-  /** @internal Sets a code to its sum over `count`; a direction only, for `cosine`. */
-  protected setToAverage(code: number, count: number): void {
-    const at = code * this.dim;
-    if (this.metric === 'cosine') {
-      this.#toUnit(code, this.sums, at);
-    } else {
-      for (let e = at; e < at + this.dim; e++) this.codes[e] = this.sums[e] / count;
+  /** As `revive`, blocking: for workers and scripts. */
+  reviveSync(vectors: Float32Array, options: ReviveOptions): Int32Array {
+    checkOptions('revive', options, ['threshold', 'seed']);
+    this.checkIdle();
+    const { request, finish } = this.#revival(vectors, options, true);
+    native().takeRows(request);
+    return finish();
+  }
+
+  /** @internal Runs an update with no other beside it. */
+  protected async exclusively<T>(work: () => Promise<T>): Promise<T> {
+    this.checkIdle();
+    this.#busy = true;
+    try {
+      return await work();
+    } finally {
+      this.#busy = false;
     }
   }
 
   /** @internal */
+  protected checkIdle(): void {
+    if (!this.#busy) return;
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      'Expected one update at a time but another is under way; await it first',
+    );
+  }
+
+  /** @internal Averages a batch in, by the compute thread. */
+  protected async average(batch: CodeSums, rule: AverageRule, signal?: AbortSignal): Promise<void> {
+    const { start, finish } = this.#averaging(batch, rule, false);
+    await settle(start, signal);
+    finish();
+  }
+
+  /** @internal As `average`, blocking. */
+  protected averageSync(batch: CodeSums, rule: AverageRule): void {
+    const { start, finish } = this.#averaging(batch, rule, true);
+    start();
+    finish();
+  }
+
+  /** A job works on copies; the live arrays change when it is done. */
+  #averaging(batch: CodeSums, rule: AverageRule, sync: boolean) {
+    const { counts: batchCounts, sums: batchSums } = this.checkSums(batch);
+    const next = { codes: this.codes.slice(), counts: this.counts.slice(), sums: this.sums.slice() };
+    const normalize = this.metric === 'cosine';
+    const request = { ...rule, dim: this.dim, normalize, batchCounts, batchSums, ...next, sync };
+    return {
+      start: (): NativeJob<void> => native().codesApply(request),
+      finish: () => {
+        this.codes.set(next.codes);
+        this.counts.set(next.counts);
+        this.sums.set(next.sums);
+      },
+    };
+  }
+
+  #revival(vectors: unknown, options: ReviveOptions, sync: boolean) {
+    const checked = checkRows('vectors', vectors, this.dim);
+    const total = checkInteger('the number of vectors', checked.length / this.dim, 1);
+    const random = new Random(checkInteger('seed', options?.seed, 0));
+    const dead = this.deadCodes(options.threshold);
+    const rows = Float64Array.from(
+      dead.length <= total
+        ? random.sample(dead.length, total)
+        : Array.from(dead, () => random.integer(total)),
+    );
+    const codes = new Float32Array(dead.length * this.dim);
+    const normalize = this.metric === 'cosine';
+    const finish = () => {
+      dead.forEach((code, i) => {
+        const at = code * this.dim;
+        this.codes.set(codes.subarray(i * this.dim, (i + 1) * this.dim), at);
+        this.counts[code] = options.threshold;
+        for (let e = at; e < at + this.dim; e++) this.sums[e] = this.codes[e] * options.threshold;
+      });
+      return dead;
+    };
+    return { request: { vectors: checked, rows, dim: this.dim, normalize, codes, sync }, finish };
+  }
+
+  /** @internal Shapes only; what the numbers are is checked by native code. */
   protected checkSums(batch: CodeSums): CodeSums {
     const wanted = { counts: this.size, sums: this.size * this.dim };
     for (const name of ['counts', 'sums'] as const) {
       const given: unknown = batch?.[name];
       if (!(given instanceof Float64Array) || given.length !== wanted[name])
         throw invalidArgument(name, `a Float64Array of ${wanted[name]} elements`, given);
-      const wrong = given.findIndex((value) => !Number.isFinite(value) || (name === 'counts' && value < 0));
-      if (wrong >= 0)
-        throw invalidArgument(
-          `${name}[${wrong}]`,
-          name === 'counts' ? 'a number of at least 0' : 'a finite number',
-          given[wrong],
-        );
     }
     return batch;
-  }
-
-  /** Sets a code to the unit vector of a row; a zero row changes nothing, having no direction. */
-  #toUnit(code: number, row: Float32Array | Float64Array, from: number): void {
-    let square = 0;
-    for (let e = 0; e < this.dim; e++) square += row[from + e] * row[from + e];
-    const norm = Math.sqrt(square);
-    if (!(norm > 0)) return;
-    for (let e = 0; e < this.dim; e++) this.codes[code * this.dim + e] = row[from + e] / norm;
   }
 
   #request(vectors: unknown, indices: unknown, sync: boolean) {
@@ -185,6 +242,23 @@ export abstract class CodeAverages {
       result,
     };
   }
+}
+
+/** Rows as unit vectors, in place; a zero row stays, having no direction. */
+function makeUnit(rows: Float32Array, dim: number): void {
+  for (let at = 0; at < rows.length; at += dim) {
+    let square = 0;
+    for (let e = at; e < at + dim; e++) square += rows[e] * rows[e];
+    const norm = Math.sqrt(square);
+    if (norm > 0) for (let e = at; e < at + dim; e++) rows[e] /= norm;
+  }
+}
+
+function checkValues(name: string, values: Float64Array, least: number): void {
+  const wrong = values.findIndex((value) => !Number.isFinite(value) || value < least);
+  if (wrong < 0) return;
+  const expected = least === 0 ? 'a number of at least 0' : 'a finite number';
+  throw invalidArgument(`${name}[${wrong}]`, expected, values[wrong]);
 }
 
 function checkFinite(name: string, values: Float32Array, dim: number): void {

@@ -3,7 +3,6 @@ import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { readNpy, writeNpy } from '../checkpoint/npy.js';
 import { writeSafetensors } from '../checkpoint/safetensors-writer.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { native } from '../native.js';
 import { checkChoice } from './arguments.js';
 import { Codebook, type CodebookOptions } from './codebook.js';
 import { PartedCodebook } from './dual-codebook.js';
@@ -19,6 +18,11 @@ export interface LoadCodebookOptions extends Omit<CodebookOptions, 'dim'> {
 
 const KIND = 'tokenflow-codebook';
 
+/** The part that a tensor of `saveCodebook` is: 2 for `codebook.2`. */
+function partOf(tensor: string): number {
+  return Number(/^codebook\.(\d+)$/.exec(tensor)?.[1] ?? 0);
+}
+
 /** Tensor of a part: `codebook`, or `codebook.0`, `codebook.1`, … where there are several. */
 function tensorName(part: number, parts: number): string {
   return parts === 1 ? 'codebook' : `codebook.${part}`;
@@ -28,8 +32,9 @@ function tensorName(part: number, parts: number): string {
  * Writes a codebook to a file, by its extension: `.safetensors` (one float32 tensor `[size, dim]` per part, metric and
  * normalisation in the metadata) or `.npy` (one part; the codes alone).
  *
- * Codes are written as they are compared: unit vectors where the codebook normalises. A codebook that does not normalise
- * comes back bit for bit; one that does normalises again when loaded, which may change the last bit of an element.
+ * Codes are written as they are compared, unit vectors where the codebook normalises, and `.safetensors` come back so: the
+ * loaded codebook gives the same indices and distances, bit for bit. A `.npy` file does not say how codes are compared:
+ * load that of a codebook that normalises with `unit: true`.
  *
  * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT for another extension, ERR_TOKENFLOW_IO,
  *   ERR_TOKENFLOW_DISPOSED
@@ -39,7 +44,7 @@ export function saveCodebook(codebook: Codebook | PartedCodebook, file: string):
     throw invalidArgument('codebook', 'a Codebook or a DualCodebook', codebook);
   const extension = extensionOf(file);
   const { size, dim } = codebook;
-  const dims = codebook.handle.parts;
+  const dims = codebook.handle.parts.map((part) => part.dim);
   const rows = codebook.lookup(Int32Array.from({ length: size }, (_, j) => j));
   if (extension === 'npy') {
     if (dims.length > 1) {
@@ -68,7 +73,7 @@ export function saveCodebook(codebook: Codebook | PartedCodebook, file: string):
   writeSafetensors(file, tensors, {
     kind: KIND,
     metric: codebook.metric,
-    normalize: JSON.stringify(native().codebookNormalizes(codebook.handle.native)),
+    normalize: JSON.stringify(codebook.handle.parts.map((part) => part.normalize)),
   });
 }
 
@@ -81,7 +86,15 @@ export function saveCodebook(codebook: Codebook | PartedCodebook, file: string):
  *   ERR_TOKENFLOW_IO, ERR_TOKENFLOW_INVALID_ARGUMENT
  */
 export function loadCodebook(file: string, options: LoadCodebookOptions = {}): Codebook {
-  checkOptions('loadCodebook', options, ['tensor', 'metric', 'normalize', 'device', 'screen']);
+  checkOptions('loadCodebook', options, [
+    'tensor',
+    'metric',
+    'normalize',
+    'unit',
+    'onNonFinite',
+    'device',
+    'screen',
+  ]);
   if (typeof file !== 'string' || file === '') throw invalidArgument('file', 'a path', file);
   const { tensor, ...own } = options;
   if (file.toLowerCase().endsWith('.npy')) {
@@ -108,7 +121,8 @@ export function loadCodebook(file: string, options: LoadCodebookOptions = {}): C
       );
     }
     const { metric, normalize } = comparison(checkpoint.metadata);
-    const stored = { metric, normalize: normalize?.[0] };
+    const unit = own.normalize !== false && normalize?.[partOf(name)]; // the caller's word goes before the file's
+    const stored = { metric, unit };
     return new Codebook(checkpoint.read(name), { ...stored, ...own, dim: info.shape[1] });
   } finally {
     checkpoint.close();
@@ -129,7 +143,7 @@ export function loadPartedCodebook(file: string): PartedCodebook {
     const parts = normalize.map((unit, part) => {
       const name = tensorName(part, normalize.length);
       const vectors = checkpoint.read(name); // throws when it is not there
-      return { vectors, dim: checkpoint.tensors.get(name)?.shape[1] ?? 0, normalize: unit };
+      return { vectors, dim: checkpoint.tensors.get(name)?.shape[1] ?? 0, unit };
     });
     return new PartedCodebook(parts, { metric });
   } finally {

@@ -1,16 +1,18 @@
 import { checkOptions, invalidArgument } from '../errors.js';
 import { checkChoice, checkInteger, checkQueries, checkRows } from './arguments.js';
+import { CodebookBase } from './codebook-base.js';
 import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
   checkFormat,
+  checkNonFinite,
   checkScreen,
-  type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type NonFiniteRule,
   type QuantizeOptions,
   type QuantizeResult,
   type Queries,
@@ -24,11 +26,19 @@ export interface CodebookOptions {
   metric?: Metric;
   /** Compare unit vectors under `l2` too (codes and queries alike). Implied by `cosine`. */
   normalize?: boolean;
+  /**
+   * The codes are unit vectors already, as `lookup` of a codebook that normalises returns them: they are taken bit for
+   * bit instead of being normalised again. Implies `normalize`.
+   */
+  unit?: boolean;
+  /** Default `'skip'`. */
+  onNonFinite?: NonFiniteRule;
   device?: CodebookDevice;
   /** Default `'auto'`. */
   screen?: ScreenMode;
 }
 
+const OPTIONS = ['dim', 'metric', 'normalize', 'unit', 'onNonFinite', 'device', 'screen'];
 const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'signal'];
 const QUANTIZE_OPTIONS = ['format', 'signal'];
 
@@ -45,33 +55,28 @@ const QUANTIZE_OPTIONS = ['format', 'signal'];
  * const rows = codebook.lookup(indices);
  * ```
  */
-export class Codebook {
-  /** Elements of a code. */
-  readonly dim: number;
-  /** Number of codes. */
-  readonly size: number;
-  readonly metric: Metric;
-  /** Codes with NaN or infinity, which are never chosen. */
-  readonly nonFinite: number;
-  /** @internal */
-  readonly handle: CodebookHandle;
-
+export class Codebook extends CodebookBase {
   /**
    * @param vectors the codes, `[size, dim]`; copied
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
    */
   constructor(vectors: Float32Array, options: CodebookOptions) {
-    checkOptions('Codebook', options, ['dim', 'metric', 'normalize', 'device', 'screen']);
+    checkOptions('Codebook', options, OPTIONS);
     if (options === undefined)
       throw invalidArgument('the options of Codebook', 'an object with dim', options);
     checkDevice(options.device);
-    this.dim = checkInteger('dim', options.dim, 1, 4096);
-    this.metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
-    const checked = checkRows('vectors', vectors, this.dim);
-    this.size = checkInteger('the number of codes', checked.length / this.dim, 1, 2 ** 24);
-    const part = { vectors: checked, dim: this.dim, normalize: options.normalize === true };
-    this.handle = new CodebookHandle('Codebook', [part], this.size, this.metric, checkScreen(options.screen));
-    this.nonFinite = this.handle.nonFinite;
+    const dim = checkInteger('dim', options.dim, 1, 4096);
+    const metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
+    const unit = options.unit === true;
+    const part = {
+      vectors: checkRows('vectors', vectors, dim),
+      dim,
+      normalize: options.normalize === true || unit,
+      unit,
+    };
+    const screen = checkScreen(options.screen);
+    const onNonFinite = checkNonFinite(options.onNonFinite);
+    super(new CodebookHandle('Codebook', [part], { metric, screen, onNonFinite }));
   }
 
   /**
@@ -101,29 +106,6 @@ export class Codebook {
   /** As `quantize`, blocking. */
   quantizeSync(rows: Queries, options: Omit<QuantizeOptions, 'signal'> = {}): QuantizeResult {
     return this.handle.quantizeSync(this.#check('quantize', rows, options, QUANTIZE_OPTIONS), options);
-  }
-
-  /**
-   * The codes behind indices, `[n, dim]`, as they are compared: unit vectors where the codebook normalises.
-   *
-   * @throws TokenFlowError for an index out of range, `-1` included
-   */
-  lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array {
-    return this.handle.gather(indices, out);
-  }
-
-  /** What lookups did so far, and how. */
-  get stats(): LookupStats {
-    return this.handle.stats;
-  }
-
-  /** Frees the native memory now rather than when collected. A lookup that is under way completes. */
-  dispose(): void {
-    this.handle.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 
   #check(where: string, queries: unknown, options: { format?: unknown }, known: string[]): Queries {

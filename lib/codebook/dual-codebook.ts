@@ -1,16 +1,18 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { checkChoice, checkInteger, checkQueries, checkRows } from './arguments.js';
+import { checkChoice, checkInteger, checkQueries, checkRows, checkWeights } from './arguments.js';
+import { CodebookBase } from './codebook-base.js';
 import {
   type CodebookDevice,
   CodebookHandle,
   checkDevice,
   checkFormat,
+  checkNonFinite,
   checkScreen,
-  type LookupStats,
   METRICS,
   type Metric,
   type NearestOptions,
   type NearestResult,
+  type NonFiniteRule,
   type PartsRequest,
   type QuantizeOptions,
   type QuantizeResult,
@@ -24,11 +26,15 @@ export interface CodebookPartOptions {
   dim: number;
   /** Compare this part as unit vectors (codes and queries alike). Implied by `cosine`. */
   normalize?: boolean;
+  /** Its vectors are unit vectors already: taken bit for bit. Implies `normalize`. See CodebookOptions. */
+  unit?: boolean;
 }
 
 export interface PartedCodebookOptions {
   /** Default `'l2'`. */
   metric?: Metric;
+  /** Default `'skip'`. */
+  onNonFinite?: NonFiniteRule;
   device?: CodebookDevice;
   /** Default `'auto'`. */
   screen?: ScreenMode;
@@ -58,31 +64,24 @@ const QUANTIZE_OPTIONS = ['format', 'signal', 'weights'];
  * A codebook whose codes have several parts under one index: a lookup finds the code with the smallest weighted
  * sum of the parts' distances, in one pass.
  */
-export class PartedCodebook {
+export class PartedCodebook extends CodebookBase {
   /** Elements of each part. */
   readonly dims: readonly number[];
-  /** Elements of a whole code. */
-  readonly dim: number;
-  readonly size: number;
-  readonly metric: Metric;
-  /** Codes with NaN or infinity in any part, which are never chosen. */
-  readonly nonFinite: number;
-  /** @internal */
-  readonly handle: CodebookHandle;
 
   /** @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT */
   constructor(parts: readonly CodebookPartOptions[], options: PartedCodebookOptions = {}) {
     const name = new.target.name;
-    checkOptions(name, options, ['metric', 'device', 'screen']);
+    checkOptions(name, options, ['metric', 'onNonFinite', 'device', 'screen']);
     checkDevice(options.device);
     if (!Array.isArray(parts) || parts.length === 0)
       throw invalidArgument('parts', 'an array of { vectors, dim }', parts);
-    this.metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
+    const metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
     const checked = parts.map((part, p) => {
-      checkOptions(`parts[${p}]`, part, ['vectors', 'dim', 'normalize']);
+      checkOptions(`parts[${p}]`, part, ['vectors', 'dim', 'normalize', 'unit']);
       const dim = checkInteger(`parts[${p}].dim`, part?.dim, 1, 4096);
       const vectors = checkRows(`parts[${p}].vectors`, part.vectors, dim);
-      return { vectors, dim, normalize: part.normalize === true };
+      const unit = part.unit === true;
+      return { vectors, dim, normalize: part.normalize === true || unit, unit };
     });
     const sizes = checked.map((part) => part.vectors.length / part.dim);
     if (sizes.some((size) => size !== sizes[0])) {
@@ -91,11 +90,10 @@ export class PartedCodebook {
         `Expected as many codes in every part, since they share one index, but received ${sizes.join(', ')}`,
       );
     }
-    this.size = checkInteger('the number of codes', sizes[0], 1, 2 ** 24);
-    this.handle = new CodebookHandle(name, checked, this.size, this.metric, checkScreen(options.screen));
-    this.dims = this.handle.parts;
-    this.dim = this.handle.dim;
-    this.nonFinite = this.handle.nonFinite;
+    const screen = checkScreen(options.screen);
+    const onNonFinite = checkNonFinite(options.onNonFinite);
+    super(new CodebookHandle(name, checked, { metric, screen, onNonFinite }));
+    this.dims = this.handle.parts.map((part) => part.dim);
   }
 
   /**
@@ -143,40 +141,12 @@ export class PartedCodebook {
     return this.handle.quantizeSync(joined, options, this.#weights(options.weights));
   }
 
-  /**
-   * The codes behind indices, `[n, dim]` with the parts concatenated, as they are compared: unit vectors where a
-   * part is normalised.
-   *
-   * @throws TokenFlowError for an index out of range, `-1` included
-   */
-  lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array {
-    return this.handle.gather(indices, out);
-  }
-
-  /** What lookups did so far, and how. */
-  get stats(): LookupStats {
-    return this.handle.stats;
-  }
-
-  /** Frees the native memory now rather than when collected. A lookup that is under way completes. */
-  dispose(): void {
-    this.handle.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
   #parts(options: PartedNearestOptions): PartsRequest {
     return { weights: this.#weights(options.weights), partDistances: options.partDistances === true };
   }
 
   #weights(weights: unknown): Float32Array | undefined {
-    if (weights === undefined) return undefined;
-    const list = Array.isArray(weights) || weights instanceof Float32Array ? Array.from(weights) : undefined;
-    if (list?.length === this.dims.length && list.every((w) => Number.isFinite(w)))
-      return Float32Array.from(list);
-    throw invalidArgument('weights', `${this.dims.length} finite numbers, one per part,`, weights);
+    return checkWeights(weights, this.dims.length);
   }
 
   /** Checks queries, and puts the parts of each side by side. */

@@ -22,8 +22,8 @@ export interface EmaCodebookOptions extends CodeAveragesOptions {
  * for (const vectors of batches) {
  *   const codebook = new Codebook(ema.codes, { dim: 8 });
  *   const { indices } = await codebook.nearest(vectors);
- *   await ema.update(vectors, indices); // alone; or: ema.apply(allReduce(await ema.accumulate(vectors, indices)))
- *   ema.revive(vectors, { threshold: 0.1, seed: step });
+ *   await ema.update(vectors, indices); // alone; or: await ema.apply(allReduce(await ema.accumulate(vectors, indices)))
+ *   await ema.revive(vectors, { threshold: 0.1, seed: step });
  * }
  * ```
  */
@@ -52,30 +52,36 @@ export class EmaCodebook extends CodeAverages {
     indices: Int32Array | readonly number[],
     options: { signal?: AbortSignal } = {},
   ): Promise<void> {
-    this.apply(await this.accumulate(vectors, indices, options));
+    await this.exclusively(async () => {
+      const batch = await this.accumulate(vectors, indices, options);
+      await this.average(batch, this.#rule, options.signal);
+    });
   }
 
   /** As `update`, blocking: for workers and scripts. */
   updateSync(vectors: Float32Array, indices: Int32Array | readonly number[]): void {
-    this.apply(this.accumulateSync(vectors, indices));
+    this.applySync(this.accumulateSync(vectors, indices));
   }
 
-  /** Averages a batch in and moves the codes: one pass over the codes, at once. */
-  apply(batch: CodeSums): void {
-    this.checkSums(batch);
-    const keep = this.decay;
-    const take = 1 - keep;
-    for (let i = 0; i < this.sums.length; i++) this.sums[i] = keep * this.sums[i] + take * batch.sums[i];
-    let total = 0;
-    for (let code = 0; code < this.size; code++) {
-      this.counts[code] = keep * this.counts[code] + take * batch.counts[code];
-      total += this.counts[code];
-    }
-    if (!(total > 0)) return; // nothing was ever counted
-    for (let code = 0; code < this.size; code++) {
-      const smoothed = ((this.counts[code] + this.epsilon) / (total + this.size * this.epsilon)) * total;
-      this.setToAverage(code, smoothed);
-    }
+  /**
+   * Averages a batch in and moves the codes.
+   *
+   * @param batch what `accumulate` gave, or the sum of several; copied at the call
+   * @throws TokenFlowError when it is not finite or a count is negative, or another update is under way
+   */
+  async apply(batch: CodeSums, options: { signal?: AbortSignal } = {}): Promise<void> {
+    checkOptions('apply', options, ['signal']);
+    await this.exclusively(() => this.average(batch, this.#rule, options.signal));
+  }
+
+  /** As `apply`, blocking: for workers and scripts. */
+  applySync(batch: CodeSums): void {
+    this.checkIdle();
+    this.averageSync(batch, this.#rule);
+  }
+
+  get #rule() {
+    return { rule: 'moving average' as const, decay: this.decay, epsilon: this.epsilon };
   }
 
   toJSON() {

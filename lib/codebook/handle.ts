@@ -22,6 +22,12 @@ export type CodebookDevice = 'auto' | 'cpu';
  */
 export type ScreenMode = 'auto' | 'always' | 'off';
 
+/**
+ * What NaN, infinity and values too large to square lead to. `'skip'`: such a code is never chosen, such a query has no
+ * nearest code (index `-1`). `'throw'`: an error, for codes when the codebook is made, for queries when they are looked up.
+ */
+export type NonFiniteRule = 'skip' | 'throw';
+
 /** What lookups on a codebook did so far. */
 export interface LookupStats {
   /** The instruction set in force. */
@@ -94,7 +100,10 @@ export interface QuantizeResult {
 export interface HandlePart {
   vectors: Float32Array;
   dim: number;
+  /** Compare this part as unit vectors. */
   normalize: boolean;
+  /** Its vectors are unit vectors already, to be taken as they are. */
+  unit: boolean;
 }
 
 export const METRICS = ['l2', 'cosine', 'ip'] as const;
@@ -107,6 +116,10 @@ export function checkFormat(format: unknown): QueryFormat {
 
 export function checkScreen(screen: unknown): ScreenMode {
   return checkChoice('screen', screen ?? 'auto', ['auto', 'always', 'off'] as const);
+}
+
+export function checkNonFinite(rule: unknown): NonFiniteRule {
+  return checkChoice('onNonFinite', rule ?? 'skip', ['skip', 'throw'] as const);
 }
 
 export function checkDevice(device: unknown): void {
@@ -133,25 +146,43 @@ interface Prepared<Result> {
   finish(): Result;
 }
 
+/** How a codebook treats its codes and queries, whatever its parts. */
+export interface HandleOptions {
+  metric: Metric;
+  screen: ScreenMode;
+  onNonFinite: NonFiniteRule;
+}
+
 export class CodebookHandle {
   readonly size: number;
   readonly dim: number;
-  readonly parts: readonly number[];
+  readonly metric: Metric;
+  readonly parts: readonly { dim: number; normalize: boolean }[];
   readonly nonFinite: number;
+  readonly #onNonFinite: NonFiniteRule;
   #native: NativeCodebook | undefined;
 
   constructor(
-    private readonly name: string,
+    readonly name: string,
     parts: HandlePart[],
-    size: number,
-    metric: Metric,
-    screen: ScreenMode,
+    { metric, screen, onNonFinite }: HandleOptions,
   ) {
-    this.size = size;
-    this.parts = parts.map((part) => part.dim);
-    this.dim = this.parts.reduce((a, b) => a + b, 0);
-    this.#native = native().codebookCreate(parts, size, metric, screen);
+    const sizes = parts.map((part) => part.vectors.length / part.dim);
+    this.size = checkInteger('the number of codes', sizes[0], 1, 2 ** 24);
+    this.metric = metric;
+    this.parts = parts.map(({ dim, normalize }) => ({ dim, normalize: normalize || metric === 'cosine' }));
+    this.dim = parts.reduce((sum, part) => sum + part.dim, 0);
+    this.#onNonFinite = onNonFinite;
+    this.#native = native().codebookCreate(parts, this.size, metric, screen);
     this.nonFinite = native().codebookInfo(this.#native).nonFinite;
+    if (this.nonFinite > 0 && onNonFinite === 'throw') {
+      this.dispose();
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_INVALID_ARGUMENT',
+        `Expected finite codes but ${this.nonFinite} of ${this.size} have NaN, infinity or values too large to square; ` +
+          "mend them, or pass onNonFinite: 'skip' to have them never chosen",
+      );
+    }
   }
 
   /** The native handle. Throws when disposed. */
@@ -208,6 +239,7 @@ export class CodebookHandle {
     const format = options.format ?? 'f32';
     const request = { queries, format, k: ranks, weights, indices, distances, partDistances, sync };
     const finish = () => {
+      this.#checkFound(indices, ranks);
       const result = {
         indices: firstRanks(indices, ranks, k),
         distances: firstRanks(distances, ranks, k),
@@ -246,8 +278,24 @@ export class CodebookHandle {
     };
     return {
       request: { queries, format: options.format ?? 'f32', k: 1, weights, ...result, sync },
-      finish: () => result,
+      finish: () => {
+        this.#checkFound(result.indices, 1);
+        return result;
+      },
     };
+  }
+
+  /** Throws where a query found no code and the rule says so. */
+  #checkFound(indices: Int32Array, ranks: number): void {
+    if (this.#onNonFinite === 'skip') return;
+    for (let at = 0; at < indices.length; at += ranks) {
+      if (indices[at] >= 0) continue;
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_INVALID_ARGUMENT',
+        `Expected finite queries but row ${at / ranks} has NaN, infinity or values too large to square; mend it, or make ` +
+          "the codebook with onNonFinite: 'skip' for an index of -1",
+      );
+    }
   }
 
   get stats(): LookupStats {
@@ -275,6 +323,11 @@ export class CodebookHandle {
       native().codebookGather(this.native, checked, rows);
     }
     return rows;
+  }
+
+  /** Native memory; 0 once disposed. */
+  get bytes(): number {
+    return this.#native === undefined ? 0 : native().codebookInfo(this.#native).bytes;
   }
 
   dispose(): void {

@@ -7,6 +7,7 @@ export {
 } from './binary-spherical-quantizer.js';
 export { CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
 export { Codebook, type CodebookOptions } from './codebook.js';
+export { CodebookBase, type CodebookSummary } from './codebook-base.js';
 export {
   type LoadCodebookOptions,
   loadCodebook,
@@ -34,6 +35,7 @@ export type {
   Metric,
   NearestOptions,
   NearestResult,
+  NonFiniteRule,
   QuantizeOptions,
   QuantizeResult,
   Queries,
@@ -46,6 +48,8 @@ export {
   type MultiScaleEncoded,
   MultiScaleQuantizer,
   type MultiScaleQuantizerOptions,
+  type PhiKernel,
+  type PhiOptions,
 } from './multi-scale-quantizer.js';
 export {
   type ProductEncoded,

@@ -3,6 +3,8 @@ import { checkRows } from './arguments.js';
 import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
 import { Codebook } from './codebook.js';
 
+const RULE = { rule: 'running mean' } as const;
+
 export interface MiniBatchStep {
   /** `[n]`: the code each vector chose, before it moved. */
   indices: Int32Array;
@@ -22,8 +24,6 @@ export interface MiniBatchStep {
  * ```
  */
 export class MiniBatchKMeans extends CodeAverages {
-  #busy = false;
-
   /**
    * @param codes `[size, dim]`, finite: the first codes; copied
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
@@ -34,49 +34,55 @@ export class MiniBatchKMeans extends CodeAverages {
   }
 
   /**
-   * Assigns the vectors to their nearest codes and moves the codes. Updates follow each other: await one before the next.
+   * Assigns the vectors to their nearest codes and moves the codes.
    *
    * @param vectors `[n, dim]`; copied at the call
    * @throws TokenFlowError when a vector is not finite, or another update is under way; the codes are then as before
    */
   async update(vectors: Float32Array, options: { signal?: AbortSignal } = {}): Promise<MiniBatchStep> {
     checkOptions('update', options, ['signal']);
-    this.#checkIdle();
-    const batch = Float32Array.from(checkRows('vectors', vectors, this.dim)); // read twice, with a wait between
-    this.#busy = true;
-    const codebook = this.#codebook();
-    try {
-      const { indices, distances } = await codebook.nearest(batch, options);
-      this.apply(await this.accumulate(batch, checkFound(indices), options));
-      return { indices, objective: sum(distances) };
-    } finally {
-      codebook.dispose();
-      this.#busy = false;
-    }
+    return this.exclusively(async () => {
+      const batch = Float32Array.from(checkRows('vectors', vectors, this.dim)); // read twice, with a wait between
+      const codebook = this.#codebook();
+      try {
+        const { indices, distances } = await codebook.nearest(batch, options);
+        const sums = await this.accumulate(batch, checkFound(indices), options);
+        await this.average(sums, RULE, options.signal);
+        return { indices, objective: total(distances) };
+      } finally {
+        codebook.dispose();
+      }
+    });
   }
 
   /** As `update`, blocking: for workers and scripts. */
   updateSync(vectors: Float32Array): MiniBatchStep {
-    this.#checkIdle();
+    this.checkIdle();
     const codebook = this.#codebook();
     try {
       const { indices, distances } = codebook.nearestSync(checkRows('vectors', vectors, this.dim));
-      this.apply(this.accumulateSync(vectors, checkFound(indices)));
-      return { indices, objective: sum(distances) };
+      this.averageSync(this.accumulateSync(vectors, checkFound(indices)), RULE);
+      return { indices, objective: total(distances) };
     } finally {
       codebook.dispose();
     }
   }
 
-  /** Adds a batch's counts and sums and moves the codes: for processes that learn together. */
-  apply(batch: CodeSums): void {
-    this.checkSums(batch);
-    for (let i = 0; i < this.sums.length; i++) this.sums[i] += batch.sums[i];
-    for (let code = 0; code < this.size; code++) {
-      if (batch.counts[code] === 0) continue;
-      this.counts[code] += batch.counts[code];
-      this.setToAverage(code, this.counts[code]);
-    }
+  /**
+   * Adds a batch's counts and sums and moves the codes: for processes that learn together.
+   *
+   * @param batch what `accumulate` gave, or the sum of several; copied at the call
+   * @throws TokenFlowError when it is not finite or a count is negative, or another update is under way
+   */
+  async apply(batch: CodeSums, options: { signal?: AbortSignal } = {}): Promise<void> {
+    checkOptions('apply', options, ['signal']);
+    await this.exclusively(() => this.average(batch, RULE, options.signal));
+  }
+
+  /** As `apply`, blocking: for workers and scripts. */
+  applySync(batch: CodeSums): void {
+    this.checkIdle();
+    this.averageSync(batch, RULE);
   }
 
   toJSON() {
@@ -86,15 +92,6 @@ export class MiniBatchKMeans extends CodeAverages {
 
   #codebook(): Codebook {
     return new Codebook(this.codes, { dim: this.dim, metric: this.metric });
-  }
-
-  #checkIdle(): void {
-    if (this.#busy) {
-      throw new TokenFlowError(
-        'ERR_TOKENFLOW_INVALID_ARGUMENT',
-        'Expected one update at a time but another is under way; await it first',
-      );
-    }
   }
 }
 
@@ -107,8 +104,8 @@ function checkFound(indices: Int32Array): Int32Array {
   );
 }
 
-function sum(values: Float32Array): number {
-  let total = 0;
-  for (const value of values) total += value;
-  return total;
+function total(values: Float32Array): number {
+  let sum = 0;
+  for (const value of values) sum += value;
+  return sum;
 }

@@ -53,6 +53,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitImage(env, exports);
   InitCodebook(env, exports);
   InitQuantizers(env, exports);
+  InitLearning(env, exports);
   InitProgram(env, exports);
   InitCuda(env, exports);
   return exports;

@@ -80,6 +80,7 @@ auto Guarded(Napi::Env env, Body&& body) -> decltype(body()) {
 void InitRuntime(Napi::Env env, Napi::Object exports);
 void InitCodebook(Napi::Env env, Napi::Object exports);
 void InitQuantizers(Napi::Env env, Napi::Object exports);
+void InitLearning(Napi::Env env, Napi::Object exports);
 void InitProgram(Napi::Env env, Napi::Object exports);
 void InitCuda(Napi::Env env, Napi::Object exports);
 void InitImage(Napi::Env env, Napi::Object exports);

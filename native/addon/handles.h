@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "addon/environment.h"
+#include "codebook/score.h"
 
 namespace tokenflow {
 
@@ -41,6 +43,20 @@ template <class T>
 std::vector<T> ArrayCopy(const Napi::Value& value) {
   const T* data = ArrayData<T>(value);
   return std::vector<T>(data, data + ArrayLength(value));
+}
+
+// Members of a request object.
+inline int64_t Integer(const Napi::Object& request, const char* name) {
+  return request.Get(name).As<Napi::Number>().Int64Value();
+}
+
+inline bool Flag(const Napi::Object& request, const char* name) {
+  return request.Get(name).ToBoolean();
+}
+
+inline Metric MetricNamed(const Napi::Value& value) {
+  const std::string name = value.As<Napi::String>();
+  return name == "l2" ? Metric::kL2 : name == "cosine" ? Metric::kCosine : Metric::kInnerProduct;
 }
 
 // Runs `work` now on the compute thread (sync), or queues it and returns { promise, cancel }. The arrays in

@@ -1,9 +1,6 @@
-// The quantisers on top of codebooks, and the learning of codebooks, for JavaScript.
-#include <algorithm>
-
+// The quantisers on top of codebooks, for JavaScript.
 #include "addon/handles.h"
-#include "codebook/code_sums.h"
-#include "codebook/kmeans.h"
+#include "codebook/multiscale.h"
 #include "codebook/product.h"
 #include "codebook/residual.h"
 #include "codebook/scalar_quantizer.h"
@@ -12,19 +9,6 @@ namespace tokenflow {
 
 namespace {
 
-Metric MetricNamed(const Napi::Value& value) {
-  const std::string name = value.As<Napi::String>();
-  return name == "l2" ? Metric::kL2 : name == "cosine" ? Metric::kCosine : Metric::kInnerProduct;
-}
-
-int64_t Integer(const Napi::Object& request, const char* name) {
-  return request.Get(name).As<Napi::Number>().Int64Value();
-}
-
-bool Flag(const Napi::Object& request, const char* name) {
-  return request.Get(name).ToBoolean();
-}
-
 std::vector<std::shared_ptr<const Codebook>> CodebooksOf(const Napi::Value& value) {
   const auto list = value.As<Napi::Array>();
   std::vector<std::shared_ptr<const Codebook>> codebooks;
@@ -32,14 +16,66 @@ std::vector<std::shared_ptr<const Codebook>> CodebooksOf(const Napi::Value& valu
   return codebooks;
 }
 
-// codebookNormalizes(codebook) -> boolean[]: per part
-Napi::Value CodebookNormalizes(const Napi::CallbackInfo& info) {
+// multiScaleCreate(codebook, scales: Int32Array, weights?: Float32Array, phi?: { kernels: { weight: Float32Array,
+// bias?: Float32Array }[], ratio })
+Napi::Value MultiScaleCreate(const Napi::CallbackInfo& info) {
   const auto codebook = UnwrapShared<const Codebook>(info[0]);
-  auto flags = Napi::Array::New(info.Env());
-  for (const PartSpan& part : codebook->parts()) {
-    flags.Set(flags.Length(), Napi::Boolean::New(info.Env(), part.normalize));
+  std::vector<Phi> phis;
+  if (info[3].IsObject()) {
+    const auto phi = info[3].As<Napi::Object>();
+    const auto kernels = phi.Get("kernels").As<Napi::Array>();
+    const double ratio = phi.Get("ratio").As<Napi::Number>().DoubleValue();
+    for (uint32_t i = 0; i < kernels.Length(); i++) {
+      const auto kernel = kernels.Get(i).As<Napi::Object>();
+      phis.emplace_back(ArrayData<float>(kernel.Get("weight")), ArrayData<float>(kernel.Get("bias")),
+                        codebook->dim(), ratio);
+    }
   }
-  return flags;
+  return WrapShared(info.Env(),
+                    std::make_shared<const MultiScaleQuantizer>(codebook, ArrayCopy<int32_t>(info[1]),
+                                                                ArrayCopy<float>(info[2]), std::move(phis)));
+}
+
+// multiScaleEncode(handle, { features, batch, indices, sum?, sync })
+Napi::Value MultiScaleEncode(const Napi::CallbackInfo& info) {
+  const auto quantizer = UnwrapShared<const MultiScaleQuantizer>(info[0]);
+  const auto request = info[1].As<Napi::Object>();
+  const Napi::Value features = request.Get("features"), indices = request.Get("indices"),
+                    sum = request.Get("sum");
+  const int64_t batch = request.Get("batch").As<Napi::Number>().Int64Value();
+  int32_t* const found = ArrayData<int32_t>(indices);
+  float* const total = ArrayData<float>(sum);
+  return DispatchJob(info.Env(), request.Get("sync").ToBoolean(), {indices, sum},
+                     [=, copy = ArrayCopy<float>(features)](const CancelFlag& cancelled) {
+                       quantizer->Encode(copy.data(), batch, found, total, cancelled);
+                     });
+}
+
+// multiScaleDecode(handle, { indices, batch, scales, sum, sync })
+Napi::Value MultiScaleDecode(const Napi::CallbackInfo& info) {
+  const auto quantizer = UnwrapShared<const MultiScaleQuantizer>(info[0]);
+  const auto request = info[1].As<Napi::Object>();
+  const Napi::Value indices = request.Get("indices"), sum = request.Get("sum");
+  const int64_t batch = request.Get("batch").As<Napi::Number>().Int64Value();
+  const int scales = request.Get("scales").As<Napi::Number>().Int32Value();
+  float* const total = ArrayData<float>(sum);
+  return DispatchJob(info.Env(), request.Get("sync").ToBoolean(), {sum},
+                     [=, copy = ArrayCopy<int32_t>(indices)](const CancelFlag& cancelled) {
+                       quantizer->Decode(copy.data(), batch, scales, total, cancelled);
+                     });
+}
+
+// areaDown(in, { batch, from, to, channels }) -> Float32Array: the pooling of the quantiser by itself, for
+// tests.
+Napi::Value AreaDownOf(const Napi::CallbackInfo& info) {
+  const auto shape = info[1].As<Napi::Object>();
+  const auto side = [&](const char* name) { return shape.Get(name).As<Napi::Number>().Int32Value(); };
+  const int batch = side("batch"), from = side("from"), to = side("to"), channels = side("channels");
+  auto out = Napi::Float32Array::New(info.Env(), size_t{1} * batch * to * to * channels);
+  const float* in = ArrayData<float>(info[0]);
+  float* const pooled = out.Data();
+  ComputeQueue::Cpu().Run([&] { AreaDown(in, batch, from, to, channels, pooled); });
+  return out;
 }
 
 // residualCreate(codebooks)
@@ -191,105 +227,13 @@ Napi::Value ScalarDecode(const Napi::CallbackInfo& info) {
   return IsDouble(indices) ? decode(ArrayCopy<double>(indices)) : decode(ArrayCopy<int32_t>(indices));
 }
 
-// kMeansCreate(vectors, dim, metric)
-Napi::Value KMeansCreate(const Napi::CallbackInfo& info) {
-  const float* x = ArrayData<float>(info[0]);
-  const int dim = info[1].As<Napi::Number>().Int32Value();
-  const int64_t n = ArrayLength(info[0]) / dim;
-  const Metric metric = MetricNamed(info[2]);
-  return WrapShared(info.Env(), std::make_shared<KMeans>(x, n, dim, metric));
-}
-
-// kMeansPrepare(handle, { sync })
-Napi::Value KMeansPrepare(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  return DispatchJob(info.Env(), Flag(info[1].As<Napi::Object>(), "sync"), {},
-                     [=](const CancelFlag&) { state->Prepare(); });
-}
-
-// kMeansSetCodes(handle, { codes, count, sync })
-Napi::Value KMeansSetCodes(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  const auto request = info[1].As<Napi::Object>();
-  const int64_t count = Integer(request, "count");
-  return DispatchJob(info.Env(), Flag(request, "sync"), {},
-                     [=, codes = ArrayCopy<float>(request.Get("codes"))](const CancelFlag&) {
-                       state->SetCodes(codes.data(), count);
-                     });
-}
-
-// kMeansAddRows(handle, { rows: Float64Array, sync })
-Napi::Value KMeansAddRows(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  const auto request = info[1].As<Napi::Object>();
-  return DispatchJob(info.Env(), Flag(request, "sync"), {},
-                     [=, rows = ArrayCopy<double>(request.Get("rows"))](const CancelFlag&) {
-                       for (const double row : rows) state->AddRow(static_cast<int64_t>(row));
-                     });
-}
-
-// kMeansAddFar(handle, { uniforms: Float64Array, sync })
-Napi::Value KMeansAddFar(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  const auto request = info[1].As<Napi::Object>();
-  return DispatchJob(info.Env(), Flag(request, "sync"), {},
-                     [=, uniforms = ArrayCopy<double>(request.Get("uniforms"))](const CancelFlag& cancelled) {
-                       for (const double uniform : uniforms) {
-                         if (cancelled.load(std::memory_order_relaxed)) return;
-                         state->AddFar(uniform);
-                       }
-                     });
-}
-
-// kMeansIterate(handle, { report: Float64Array [objective, moved, empty, split], sync })
-Napi::Value KMeansIterate(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  const auto request = info[1].As<Napi::Object>();
-  const Napi::Value report = request.Get("report");
-  double* const filled = ArrayData<double>(report);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {report}, [=](const CancelFlag& cancelled) {
-    const KMeans::Step step = state->Iterate(cancelled);
-    filled[0] = step.objective;
-    filled[1] = static_cast<double>(step.moved);
-    filled[2] = static_cast<double>(step.empty);
-    filled[3] = static_cast<double>(step.split);
-  });
-}
-
-// kMeansRead(handle, codes): copies the codes out; no job may be under way.
-Napi::Value KMeansRead(const Napi::CallbackInfo& info) {
-  const auto state = UnwrapShared<KMeans>(info[0]);
-  std::copy(state->codes().begin(), state->codes().end(), ArrayData<float>(info[1]));
-  return info.Env().Undefined();
-}
-
-// kMeansRelease(handle): gives up the rows now rather than when collected.
-Napi::Value KMeansRelease(const Napi::CallbackInfo& info) {
-  info[0].As<Napi::External<std::shared_ptr<KMeans>>>().Data()->reset();
-  return info.Env().Undefined();
-}
-
-// sumByCode({ vectors, indices, dim, normalize, counts, sums, sync })
-Napi::Value SumByCodeOf(const Napi::CallbackInfo& info) {
-  const auto request = info[0].As<Napi::Object>();
-  const Napi::Value counts = request.Get("counts"), sums = request.Get("sums");
-  const int dim = static_cast<int>(Integer(request, "dim"));
-  const bool normalize = Flag(request, "normalize");
-  double* const counted = ArrayData<double>(counts);
-  double* const summed = ArrayData<double>(sums);
-  const int64_t codes = ArrayLength(counts);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {counts, sums},
-                     [=, x = ArrayCopy<float>(request.Get("vectors")),
-                      indices = ArrayCopy<int32_t>(request.Get("indices"))](const CancelFlag& cancelled) {
-                       SumByCode(x.data(), indices.data(), static_cast<int64_t>(indices.size()), dim, codes,
-                                 normalize, counted, summed, cancelled);
-                     });
-}
-
 }  // namespace
 
 void InitQuantizers(Napi::Env env, Napi::Object exports) {
-  ExportGuarded<CodebookNormalizes>(env, exports, "codebookNormalizes");
+  ExportGuarded<MultiScaleCreate>(env, exports, "multiScaleCreate");
+  ExportGuarded<MultiScaleEncode>(env, exports, "multiScaleEncode");
+  ExportGuarded<MultiScaleDecode>(env, exports, "multiScaleDecode");
+  ExportGuarded<AreaDownOf>(env, exports, "areaDown");
   ExportGuarded<ResidualCreate>(env, exports, "residualCreate");
   ExportGuarded<ResidualEncode>(env, exports, "residualEncode");
   ExportGuarded<ResidualDecode>(env, exports, "residualDecode");
@@ -301,15 +245,6 @@ void InitQuantizers(Napi::Env env, Napi::Object exports) {
   ExportGuarded<ScalarCreate>(env, exports, "scalarCreate");
   ExportGuarded<ScalarEncode>(env, exports, "scalarEncode");
   ExportGuarded<ScalarDecode>(env, exports, "scalarDecode");
-  ExportGuarded<KMeansCreate>(env, exports, "kMeansCreate");
-  ExportGuarded<KMeansPrepare>(env, exports, "kMeansPrepare");
-  ExportGuarded<KMeansSetCodes>(env, exports, "kMeansSetCodes");
-  ExportGuarded<KMeansAddRows>(env, exports, "kMeansAddRows");
-  ExportGuarded<KMeansAddFar>(env, exports, "kMeansAddFar");
-  ExportGuarded<KMeansIterate>(env, exports, "kMeansIterate");
-  ExportGuarded<KMeansRead>(env, exports, "kMeansRead");
-  ExportGuarded<KMeansRelease>(env, exports, "kMeansRelease");
-  ExportGuarded<SumByCodeOf>(env, exports, "sumByCode");
 }
 
 }  // namespace tokenflow

@@ -1,5 +1,6 @@
 #include "codebook/codebook.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -33,11 +34,52 @@ const ScreenKernels* ActiveScreen() {
 
 constexpr int kLongestScreenPause = 64;
 
+constexpr double kUnitTolerance = 0.01;  // of the squared length: catches vectors that are none, not rounding
+
+void CheckUnit(const CodebookPart& part, int64_t codes) {
+  for (int64_t j = 0; j < codes; j++) {
+    const float* v = part.vectors + j * part.dim;
+    double square = 0;
+    for (int k = 0; k < part.dim; k++) square += double{v[k]} * v[k];
+    if (square == 0 || !std::isfinite(square) || std::fabs(square - 1) <= kUnitTolerance) continue;
+    throw InvalidArgument("Expected unit vectors, as unit says, but code " + std::to_string(j) +
+                          " has length " + std::to_string(std::sqrt(square)) +
+                          "; leave unit out to have them normalised");
+  }
+}
+
+// As PackCodes, but for parts that are unit vectors already, which are not divided by their length again. A code that
+// is too large to have a length has rows of NaN where it is normalised, as in codebook/reference.h.
+PackedCodes Pack(std::vector<CodebookPart> parts, int64_t codes, Metric metric,
+                 const std::vector<bool>& unit) {
+  for (size_t p = 0; p < parts.size(); p++) {
+    const bool is_unit = !unit.empty() && unit[p];
+    if (is_unit) CheckUnit(parts[p], codes);
+    parts[p].normalize = (parts[p].normalize || metric == Metric::kCosine) && !is_unit;
+  }
+  // The two differ in nothing but that cosine normalises.
+  PackedCodes packed = PackCodes(parts, codes, metric == Metric::kCosine ? Metric::kInnerProduct : metric);
+  packed.metric = metric;
+  for (int64_t j = 0; packed.non_finite > 0 && j < codes; j++) {
+    if (std::isfinite(packed.part_norms[j])) continue;
+    float* row = packed.rows.data() + j * packed.dim;
+    for (const CodebookPart& part : parts) {
+      const float* v = part.vectors + j * part.dim;
+      const auto zero = [](float value) { return value == 0.0f; };
+      if (part.normalize && std::all_of(row, row + part.dim, zero) && !std::all_of(v, v + part.dim, zero)) {
+        std::fill_n(row, part.dim, NAN);
+      }
+      row += part.dim;
+    }
+  }
+  return packed;
+}
+
 }  // namespace
 
 Codebook::Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric,
-                   ScreenMode screen_mode)
-    : packed_(PackCodes(parts, codes, metric)), screen_mode_(screen_mode) {
+                   ScreenMode screen_mode, const std::vector<bool>& unit)
+    : packed_(Pack(parts, codes, metric, unit)), screen_mode_(screen_mode) {
   int begin = 0;
   for (const CodebookPart& part : parts) {
     const bool normalize = part.normalize || metric == Metric::kCosine;

@@ -34,9 +34,10 @@ struct LookupCounts {
 
 class Codebook {
  public:
-  // Copies the vectors. Throws Error when the shapes make no codebook.
+  // Copies the vectors. `unit` says of each part whether its vectors are unit vectors already, to be taken as they
+  // are where the part is normalised; empty for none. Throws Error when the shapes make no codebook.
   Codebook(const std::vector<CodebookPart>& parts, int64_t codes, Metric metric,
-           ScreenMode screen_mode = ScreenMode::kAuto);
+           ScreenMode screen_mode = ScreenMode::kAuto, const std::vector<bool>& unit = {});
 
   int64_t codes() const { return packed_.codes; }
   int dim() const { return packed_.dim; }

@@ -33,7 +33,8 @@ template <class Body>
 void ParallelRanges(int64_t n, int64_t grain, Body&& body) {
   if (n <= 0) return;
   const int64_t units = (n + grain - 1) / grain;
-  const int64_t threads = units < Threads() ? units : Threads();
+  const int64_t available = Threads();  // read once: another thread may change it meanwhile
+  const int64_t threads = units < available ? units : available;
   auto chunk = [&](int thread) {
     const int64_t t = thread;
     const int64_t begin = units * t / threads * grain;
@@ -47,7 +48,8 @@ void ParallelRanges(int64_t n, int64_t grain, Body&& body) {
 template <class Body>
 void ParallelTasks(int64_t n, Body&& body) {
   if (n <= 0) return;
-  const int64_t threads = n < Threads() ? n : Threads();
+  const int64_t available = Threads();
+  const int64_t threads = n < available ? n : available;
   std::atomic<int64_t> next{0};
   auto take = [&](int) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(i);

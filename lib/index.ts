@@ -10,6 +10,9 @@ export {
 export { Checkpoint, type CheckpointOptions, openCheckpoint } from './checkpoint/checkpoint.js';
 export { type NpyArray, readNpy, writeNpy } from './checkpoint/npy.js';
 export * from './codebook/index.js';
+export type { JsonObject, JsonValue } from './dataset/json.js';
+export { type OpenSourceOptions, openSource } from './dataset/open-source.js';
+export type { Source, SourceItem } from './dataset/source.js';
 export { type ErrorCode, TokenFlowError } from './errors.js';
 export type { Precision } from './graph/ops.js';
 export { toPng, writePng } from './image/png.js';

@@ -12,6 +12,16 @@ export { type NpyArray, readNpy, writeNpy } from './checkpoint/npy.js';
 export * from './codebook/index.js';
 export type { JsonObject, JsonValue } from './dataset/json.js';
 export { type OpenSourceOptions, openSource } from './dataset/open-source.js';
+export {
+  openShard,
+  readShard,
+  type ShardFile,
+  type ShardOptions,
+  type ShardWriter,
+  type TokenDtype,
+  type TokenFormat,
+  type TokenRecord,
+} from './dataset/sink.js';
 export type { Source, SourceItem } from './dataset/source.js';
 export { type ErrorCode, TokenFlowError } from './errors.js';
 export type { Precision } from './graph/ops.js';
@@ -22,10 +32,12 @@ export {
   type ImageProcessorOptions,
   type PreparedBatch,
   type PreparedImage,
+  type PreparedSource,
 } from './image/processor.js';
 export { type ComparedImage, psnr, ssim } from './image/quality.js';
 export type { ImageSource, RawImage } from './image/source.js';
 export { type TokenFlowConfig, VARIANTS, type Variant } from './tokenizer/config.js';
+export type { StreamItem, StreamResult, StreamSource } from './tokenizer/stream.js';
 export type { TokenInput } from './tokenizer/token-rows.js';
 export { TokenFlow } from './tokenizer/tokenflow.js';
 export type {
@@ -43,5 +55,6 @@ export type {
   RawImageInput,
   RunOptions,
   SemanticFeatures,
+  StreamOptions,
   WeightSource,
 } from './tokenizer/types.js';

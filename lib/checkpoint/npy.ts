@@ -61,6 +61,8 @@ const KINDS = {
 } as const;
 
 type Kind = keyof typeof KINDS;
+/** Types that are written: each has an array of its own. */
+type WrittenKind = Exclude<Kind, 'f2' | 'b1'>;
 
 /** Reads a `.npy` file. Throws `ERR_TOKENFLOW_FORMAT` when it is none or is broken, `ERR_TOKENFLOW_IO`. */
 export function readNpy(file: string): NpyArray {
@@ -187,23 +189,17 @@ function parseTuple(text: string): number[] | undefined {
 }
 
 /** Type string by the array that holds it. */
-function kindOf(data: NpyData): Kind | undefined {
-  const kinds = Object.keys(KINDS) as Kind[];
-  return kinds.find((kind) => kind !== 'f2' && kind !== 'b1' && data instanceof KINDS[kind].Data);
+function kindOf(data: NpyData): WrittenKind | undefined {
+  const kinds = Object.keys(KINDS).filter((kind) => kind !== 'f2' && kind !== 'b1') as WrittenKind[];
+  return kinds.find((kind) => data instanceof KINDS[kind].Data);
 }
 
-/** The header NumPy itself would write for an array, padded so that the data is aligned to 64 bytes. */
-function encodeHeader({ shape, data }: NpyArray): Buffer {
-  const kind = kindOf(data);
-  if (!kind) throw invalidArgument('data', 'a typed array that NumPy has a type for', data);
-  if (elementCount(shape) !== data.length) {
-    throw invalidArgument(
-      'data',
-      `${elementCount(shape)} elements, as its shape [${shape.join(', ')}] says`,
-      data,
-    );
-  }
-  const order = data.BYTES_PER_ELEMENT === 1 ? '|' : '<';
+/**
+ * The header NumPy itself would write for an array of this element type, padded so that the data is aligned to 64 bytes.
+ * For a matrix it is 128 bytes, however many rows there are.
+ */
+export function encodeNpyHeader(kind: WrittenKind, shape: readonly number[]): Buffer {
+  const order = kind.endsWith('1') ? '|' : '<';
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(', ')})`;
   const text = `{'descr': '${order}${kind}', 'fortran_order': False, 'shape': ${tuple}, }`;
   const length = Math.ceil((10 + text.length + 1) / 64) * 64 - 10;
@@ -217,9 +213,18 @@ function encodeHeader({ shape, data }: NpyArray): Buffer {
 }
 
 /** An array as the bytes of a `.npy` file (version 1.0, C order). */
-export function encodeNpy(array: NpyArray): Buffer {
-  const { data } = array;
-  return Buffer.concat([encodeHeader(array), new Uint8Array(data.buffer, data.byteOffset, data.byteLength)]);
+export function encodeNpy({ shape, data }: NpyArray): Buffer {
+  const kind = kindOf(data);
+  if (!kind) throw invalidArgument('data', 'a typed array that NumPy has a type for', data);
+  if (elementCount(shape) !== data.length) {
+    throw invalidArgument(
+      'data',
+      `${elementCount(shape)} elements, as its shape [${shape.join(', ')}] says`,
+      data,
+    );
+  }
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return Buffer.concat([encodeNpyHeader(kind, shape), bytes]);
 }
 
 /** Writes an array to a `.npy` file. Throws `ERR_TOKENFLOW_INVALID_ARGUMENT` when shape and data differ, `ERR_TOKENFLOW_IO`. */

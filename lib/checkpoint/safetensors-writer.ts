@@ -5,11 +5,15 @@ import * as path from 'node:path';
 import { invalidArgument, TokenFlowError } from '../errors.js';
 import { DTYPE_BYTES, type Dtype, elementCount } from './dtype.js';
 
-/** A tensor to write; `write` is called once, when its turn comes. */
-export interface TensorToWrite {
+/** A tensor as a header describes it. */
+export interface TensorDescription {
   name: string;
   dtype: Dtype;
   shape: readonly number[];
+}
+
+/** A tensor to write; `write` is called once, when its turn comes. */
+export interface TensorToWrite extends TensorDescription {
   /** Hands over the contiguous row-major little-endian bytes, in pieces, exactly as many as type and shape say. */
   write(sink: (bytes: Uint8Array) => void): void;
 }
@@ -31,7 +35,7 @@ export function writeSafetensors(
   const ordered = [...tensors].sort(
     (a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype] || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
   );
-  const header = encodeHeader(ordered, metadata);
+  const header = encodeSafetensorsHeader(ordered, metadata);
   replaceFile(file, (write) => {
     write(header);
     for (const tensor of ordered) {
@@ -48,15 +52,15 @@ export function writeSafetensors(
   });
 }
 
-function byteLength({ name, dtype, shape }: TensorToWrite): number {
+function byteLength({ name, dtype, shape }: TensorDescription): number {
   const count = elementCount(shape);
   if (count === undefined) throw invalidArgument(`the shape of tensor '${name}'`, 'a list of sizes', shape);
   return count * DTYPE_BYTES[dtype];
 }
 
-/** Length and JSON, padded with spaces to a multiple of eight. */
-function encodeHeader(
-  tensors: readonly TensorToWrite[],
+/** What goes before the tensors' bytes, in this order: length and JSON, padded with spaces to a multiple of eight. */
+export function encodeSafetensorsHeader(
+  tensors: readonly TensorDescription[],
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const entries: [string, unknown][] = [];

@@ -39,6 +39,11 @@ export interface PreparedImage {
   height: number;
 }
 
+/** A prepared image and the size it had, upright, in pixels. */
+export interface PreparedSource extends PreparedImage {
+  original: { width: number; height: number };
+}
+
 /** RGB pixels of several images, `[count][height][width][3]`. */
 export interface PreparedBatch extends PreparedImage {
   count: number;
@@ -85,16 +90,19 @@ export class ImageProcessor {
   }
 
   /**
-   * One image.
+   * One image; `name` is how messages call it.
    *
    * @throws TokenFlowError `ERR_TOKENFLOW_IO` when a file cannot be read, `ERR_TOKENFLOW_IMAGE` when it cannot be
    * decoded or is too large (or sharp is missing), `ERR_TOKENFLOW_INVALID_ARGUMENT` for anything else that is no
    * image; the signal's reason when aborted.
    */
-  async prepare(source: ImageSource, options: { signal?: AbortSignal } = {}): Promise<PreparedImage> {
-    checkOptions('prepare', options, ['signal']);
-    const { signal } = options;
-    return this.#prepare(this.#open(source, nameOf(source), signal), signal);
+  async prepare(
+    source: ImageSource,
+    options: { signal?: AbortSignal; name?: string } = {},
+  ): Promise<PreparedSource> {
+    checkOptions('prepare', options, ['signal', 'name']);
+    const { signal, name = nameOf(source) } = options;
+    return this.#prepare(this.#open(source, name, signal), signal);
   }
 
   /** Several images, decoded a few at a time, in the order given. The first failure fails the batch. */
@@ -156,12 +164,12 @@ export class ImageProcessor {
     );
   }
 
-  async #prepare(open: () => Promise<Pixels>, signal?: AbortSignal): Promise<PreparedImage> {
+  async #prepare(open: () => Promise<Pixels>, signal?: AbortSignal): Promise<PreparedSource> {
     signal?.throwIfAborted();
     const { data, width, height, layout } = await open();
     const picture = await native().prepareImage(data, width, height, layout, this.fit, this.size);
     signal?.throwIfAborted();
-    return this.#result(picture);
+    return { ...this.#result(picture), original: { width, height } };
   }
 
   #result(data: Uint8Array): PreparedImage {

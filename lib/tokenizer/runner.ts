@@ -20,6 +20,8 @@ export interface Chunk {
 export interface Work<I> {
   readonly kind: Kind;
   readonly count: number;
+  /** Images per run; default: `Runner.batchOf`. */
+  readonly batchSize?: number;
   inputs(chunk: Chunk): I;
   take(outputs: Outputs, chunk: Chunk): void;
 }
@@ -39,7 +41,18 @@ export class Runner {
 
   /** Compiles the program of whole chunks and reads its weights. */
   async prepare(kind: Kind, signal?: AbortSignal): Promise<void> {
-    await this.#programs.prepare(...this.#program(kind, this.#batchOf(kind)), signal);
+    await this.#programs.prepare(...this.#program(kind, this.batchOf(kind)), signal);
+  }
+
+  /** Images per run of a program. */
+  batchOf(kind: Kind): number {
+    if (this.#batchSize !== undefined) return this.#batchSize;
+    let batch = this.#batches.get(kind.key);
+    if (batch === undefined) {
+      batch = defaultBatch(kind.build(1).graph);
+      this.#batches.set(kind.key, batch);
+    }
+    return batch;
   }
 
   /** Refuses further calls; resolves once those that were accepted have settled. */
@@ -62,11 +75,11 @@ export class Runner {
 
   /** The inputs of the next chunk are made ready while one is computed. */
   async #run(
-    { kind, count, inputs, take }: Work<Inputs | Promise<Inputs>>,
+    { kind, count, batchSize, inputs, take }: Work<Inputs | Promise<Inputs>>,
     signal?: AbortSignal,
   ): Promise<void> {
     signal?.throwIfAborted();
-    const chunks = splitBatch(count, this.#batchOf(kind));
+    const chunks = splitBatch(count, batchSize ?? this.batchOf(kind));
     const ready = async (chunk: Chunk) => inputs(chunk);
     let next = ready(chunks[0]);
     for (const [i, chunk] of chunks.entries()) {
@@ -81,7 +94,7 @@ export class Runner {
 
   runSync({ kind, count, inputs, take }: Work<Inputs>): void {
     this.#checkOpen();
-    for (const chunk of splitBatch(count, this.#batchOf(kind))) {
+    for (const chunk of splitBatch(count, this.batchOf(kind))) {
       take(this.#programs.runSync(...this.#program(kind, chunk.count), inputs(chunk)), chunk);
     }
   }
@@ -97,15 +110,5 @@ export class Runner {
 
   #program(kind: Kind, batch: number): [key: string, build: () => BuiltGraph] {
     return [`${kind.key} x${batch}`, () => kind.build(batch)];
-  }
-
-  #batchOf(kind: Kind): number {
-    if (this.#batchSize !== undefined) return this.#batchSize;
-    let batch = this.#batches.get(kind.key);
-    if (batch === undefined) {
-      batch = defaultBatch(kind.build(1).graph);
-      this.#batches.set(kind.key, batch);
-    }
-    return batch;
   }
 }

@@ -1,3 +1,4 @@
+import type { Transform } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { resolveDevice, supportsBf16 } from '../backends.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
@@ -7,6 +8,7 @@ import { ImageProcessor } from '../image/processor.js';
 import type { RawImage } from '../image/source.js';
 import { native } from '../native.js';
 import { type TokenFlowConfig, tokenCount } from './config.js';
+import { EncodeTransform } from './encode-transform.js';
 import { decodeGraph, encodeGraph, featuresGraph, type ImageType, semanticGraph } from './graphs.js';
 import { imageList } from './image-input.js';
 import { channelsFirst, channelsLast } from './layout.js';
@@ -14,6 +16,13 @@ import type { Model } from './model.js';
 import { openModel } from './open-model.js';
 import { type Inputs, type Outputs, Programs } from './programs.js';
 import { type Chunk, type Kind, Runner, type Work } from './runner.js';
+import {
+  checkStreamOptions,
+  encodeStream,
+  type StreamEncoder,
+  type StreamResult,
+  type StreamSource,
+} from './stream.js';
 import { type TokenInput, tokenRows } from './token-rows.js';
 import type {
   DecodeOptions,
@@ -28,6 +37,7 @@ import type {
   Part,
   RawImageInput,
   SemanticFeatures,
+  StreamOptions,
   WeightSource,
 } from './types.js';
 import { WeightReader } from './weight-reader.js';
@@ -178,6 +188,51 @@ export class TokenFlow implements AsyncDisposable {
   }
 
   /**
+   * Tokens of any number of images, one by one: a source is read, its images are decoded beside the computation, and
+   * nothing runs ahead of whoever takes the results, so that memory is bounded whatever the source's length.
+   *
+   * Rejects with the error of the first image that cannot be read or decoded, unless `onError` takes it; with the source's
+   * own error after the images before it; with the signal's reason as soon as it is aborted. Whoever stops taking
+   * (`break`, `return`) ends it all, the source too.
+   *
+   * @example
+   * const source = files.map((path) => ({ id: path, path }));
+   * for await (const { id, tokens } of tokenizer.encodeStream(source, { onError: (error) => log(error) })) { ... }
+   */
+  encodeStream<M = unknown>(
+    source: StreamSource<M>,
+    options: StreamOptions<M> = {},
+  ): AsyncGenerator<StreamResult<M>, void, undefined> {
+    checkStreamOptions('encodeStream', options);
+    if (
+      typeof source !== 'object' ||
+      source === null ||
+      !(Symbol.asyncIterator in source || Symbol.iterator in source)
+    ) {
+      throw invalidArgument(
+        'source',
+        'an iterable or async iterable of { id, bytes | pixels | path | load }',
+        source,
+      );
+    }
+    return encodeStream(this.#streamEncoder(options), source, options);
+  }
+
+  /**
+   * `encodeStream` as a Node stream: items `{ id, bytes | pixels | path | load, meta? }` go in, results come out.
+   * `Duplex.toWeb` makes it a pair of Web streams.
+   */
+  createEncodeStream<M = unknown>(options: StreamOptions<M> = {}): Transform {
+    checkStreamOptions('createEncodeStream', options);
+    const encoder = this.#streamEncoder(options);
+    const { signal, ...others } = options;
+    return new EncodeTransform<M>(
+      (source, ended) => encodeStream(encoder, source, { ...others, signal: ended }),
+      { batchSize: encoder.batchSize, signal },
+    );
+  }
+
+  /**
    * Encodes images that are prepared already: float32 `[B, 3, imageSize, imageSize]` in [-1, 1], PyTorch's order. For
    * comparison with other implementations.
    */
@@ -272,6 +327,27 @@ export class TokenFlow implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  #streamEncoder({
+    batchSize,
+    fit,
+    maxPixels,
+  }: Pick<StreamOptions, 'batchSize' | 'fit' | 'maxPixels'>): StreamEncoder {
+    const kind = this.#kind('encode', 'u8');
+    const size = batchSize ?? this.#runner.batchOf(kind);
+    const bytes = this.imageSize ** 2 * 3;
+    return {
+      processor: new ImageProcessor({ size: this.imageSize, fit, maxPixels }),
+      batchSize: size,
+      encode: async (image, count, signal) => {
+        const { work, result } = this.#encoding('u8', count, false, (chunk) => ({
+          image: image.subarray(chunk.start * bytes, (chunk.start + chunk.count) * bytes),
+        }));
+        await this.#runner.run({ ...work, batchSize: size }, signal);
+        return result.tokens;
+      },
+    };
   }
 
   #kind(part: Part | 'features', image: ImageType, scaleCount = this.scales.length): Kind {

@@ -1,5 +1,6 @@
 /** What the methods of `TokenFlow` take and give. */
 import type { Device } from '../backends.js';
+import type { TokenFlowError } from '../errors.js';
 import type { Precision } from '../graph/ops.js';
 import type { Fit } from '../image/processor.js';
 import type { ImageSource, RawImage } from '../image/source.js';
@@ -58,6 +59,27 @@ export interface EncodeOptions extends RunOptions {
   /** Also return the features. */
   features?: boolean;
   /** Images of more pixels are refused before they are decoded; default as for `ImageProcessor`. */
+  maxPixels?: number;
+}
+
+export interface StreamOptions<M = unknown> extends RunOptions {
+  /** Images per run. Default: that of the tokenizer. Tokens do not depend on it. */
+  batchSize?: number;
+  /** Results come in the order of the source (default), or as they are ready. */
+  ordered?: boolean;
+  /**
+   * Called with the error of an image that cannot be read or decoded, in its turn where results are ordered; the image is
+   * then left out. What it throws ends the stream. Default: the error itself ends the stream.
+   */
+  onError?: (error: TokenFlowError, item: { id: string; meta?: M }) => void | Promise<void>;
+  /**
+   * The most images that are in memory between their arrival and their tokens, and so the most that are decoded at a
+   * time; also the most results that wait to be taken. Default: four batches.
+   */
+  maxDecoded?: number;
+  /** As for `encode`. */
+  fit?: Fit;
+  /** As for `encode`. */
   maxPixels?: number;
 }
 

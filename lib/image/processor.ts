@@ -133,7 +133,7 @@ export class ImageProcessor {
   }
 
   /** Raw pixels, on the calling thread: for worker threads. */
-  prepareSync(image: RawImage): PreparedImage {
+  prepareSync(image: RawImage): PreparedSource {
     if (!isRawImage(image))
       throw invalidArgument(
         'image',
@@ -141,7 +141,8 @@ export class ImageProcessor {
         image,
       );
     const { data, width, height, layout } = copyRawImage(image, this.maxPixels, nameOf(image));
-    return this.#result(native().prepareImageSync(data, width, height, layout, this.fit, this.size));
+    const picture = native().prepareImageSync(data, width, height, layout, this.fit, this.size);
+    return this.#result(picture, { width, height });
   }
 
   /** Checks the source and takes its own copy now; what it returns does the reading and decoding. */
@@ -169,10 +170,10 @@ export class ImageProcessor {
     const { data, width, height, layout } = await open();
     const picture = await native().prepareImage(data, width, height, layout, this.fit, this.size);
     signal?.throwIfAborted();
-    return { ...this.#result(picture), original: { width, height } };
+    return this.#result(picture, { width, height });
   }
 
-  #result(data: Uint8Array): PreparedImage {
-    return { data, width: this.size, height: this.size };
+  #result(data: Uint8Array, original: PreparedSource['original']): PreparedSource {
+    return { data, width: this.size, height: this.size, original };
   }
 }

@@ -155,6 +155,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const std::vector<PartSpan>& spans = weighted->spans;
   const LookupKernels& kernels = ActiveLookup();
   const PanelView view{packed_.panel_codes.data(), weighted->norms.data(), dim()};
+  const RowView rows{packed_.rows.data(), weighted->norms.data(), codes(), dim()};
   const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads(), !screened);
 
   // Distances of what was found for queries [first, first + queries.size()).
@@ -199,7 +200,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     queries.Prepare(x, n);
     std::vector<std::vector<Candidate>> shares(plan.tasks, std::vector<Candidate>(n * k));
     ParallelTasks(plan.tasks, [&](int64_t task) {
-      TileScan scan(kernels, view, k, plan.block_panels);
+      TileScan scan(kernels, view, rows, k, plan.block_panels);
       const int64_t begin = task * plan.share;
       scan.Run(queries, begin, std::min(packed_.panels, begin + plan.share), shares[task].data(), cancelled);
     });
@@ -213,7 +214,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     QueryChunk queries(kernels, spans, dim());
     queries.Prepare(x + begin * dim(), size);
     std::vector<Candidate> best(size * k);
-    TileScan plain(kernels, view, k, plan.block_panels);
+    TileScan plain(kernels, view, rows, k, plan.block_panels);
     if (screened) {
       std::vector<int32_t> fallen;
       ScreenScan(*screen_, *weighted->screen, k, &counts_, &hopeless)

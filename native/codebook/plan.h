@@ -15,8 +15,8 @@ struct LookupPlan {
   int64_t block_panels;  // panels that stay in the first-level cache while the queries of a task pass
 };
 
-constexpr int64_t kBlockBytes = 32 << 10;  // two thirds of a 48 KB first-level cache
-constexpr int64_t kTaskQueries = 240;      // their state stays in the second-level cache
+constexpr int64_t kBlockBytes = 24 << 10;  // half of a 48 KB first-level cache, the rest for what passes
+constexpr int64_t kTaskBytes = 256 << 10;  // queries and their state, in the second-level cache
 
 inline int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -34,8 +34,10 @@ inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_
     plan.share = RoundUp((panels + threads - 1) / threads, kPanelGroup);
     plan.tasks = (panels + plan.share - 1) / plan.share;
   } else {
-    // As many tasks as fill every thread equally.
-    const int64_t tasks = RoundUp((queries + kTaskQueries - 1) / kTaskQueries, threads);
+    // As many tasks as fill every thread equally. Each reads all codes, so they are as large as the cache allows.
+    const int64_t query_bytes = int64_t{dim} * sizeof(float) + sizeof(LaneState);
+    const int64_t most = std::clamp<int64_t>(kTaskBytes / query_bytes, tile_rows, 960);
+    const int64_t tasks = RoundUp((queries + most - 1) / most, threads);
     plan.share = RoundUp((queries + tasks - 1) / std::max<int64_t>(1, tasks), tile_rows);
     plan.tasks = plan.share == 0 ? 0 : (queries + plan.share - 1) / plan.share;
   }

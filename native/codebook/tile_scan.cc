@@ -5,38 +5,63 @@
 
 namespace tokenflow {
 
-void QueryChunk::Prepare(const float* x, int64_t n) {
+namespace {
+
+// Brings memory into the second-level cache in equal steps, while something else is worked on.
+class CacheAhead {
+ public:
+  CacheAhead(const float* data, int64_t floats, int64_t steps)
+      : at_(reinterpret_cast<const char*>(data)),
+        end_(at_ + floats * sizeof(float)),
+        step_(((end_ - at_) / kLine + steps - 1) / steps * kLine) {}
+
+  void Step() {
+    const char* stop = std::min(end_, at_ + step_);
+    for (; at_ < stop; at_ += kLine) __builtin_prefetch(at_, 0, 1);
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* at_;
+  const char* end_;
+  int64_t step_;
+};
+
+}  // namespace
+
+void QueryChunk::Resize(int64_t n) {
   size_ = n;
-  scored_.resize(n);
-  seen_.resize(n * dim_);
-  y_.resize(n * dim_);
+  rows_->scored.resize(n);
+  rows_->seen.resize(n * dim_);
+  rows_->y.resize(n * dim_);
+  rows_->tiles.resize(n * dim_);
+}
+
+void QueryChunk::Prepare(const float* x, int64_t n) {
+  Resize(n);
   for (int64_t i = 0; i < n; i++) {
-    float* y = y_.data() + i * dim_;
-    scored_[i] = kernels_.prepare(x + i * dim_, spans_.data(), static_cast<int>(spans_.size()),
-                                  seen_.data() + i * dim_, y);
-    if (!scored_[i]) std::fill(y, y + dim_, 0.0f);  // kept harmless: its result is thrown away
+    float* y = rows_->y.data() + i * dim_;
+    rows_->scored[i] = kernels_.prepare(x + i * dim_, spans_.data(), static_cast<int>(spans_.size()),
+                                        rows_->seen.data() + i * dim_, y);
+    if (!rows_->scored[i]) std::fill(y, y + dim_, 0.0f);  // kept harmless: its result is thrown away
   }
   Transpose();
 }
 
 void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows) {
-  size_ = static_cast<int64_t>(rows.size());
-  scored_.resize(size_);
-  seen_.resize(size_ * dim_);
-  y_.resize(size_ * dim_);
+  Resize(static_cast<int64_t>(rows.size()));
   for (int64_t i = 0; i < size_; i++) {
-    scored_[i] = from.scored_[rows[i]];
-    std::copy_n(from.seen(rows[i]), dim_, seen_.data() + i * dim_);
-    std::copy_n(from.y(rows[i]), dim_, y_.data() + i * dim_);
+    rows_->scored[i] = from.scored(rows[i]);
+    std::copy_n(from.seen(rows[i]), dim_, rows_->seen.data() + i * dim_);
+    std::copy_n(from.y(rows[i]), dim_, rows_->y.data() + i * dim_);
   }
   Transpose();
 }
 
 void QueryChunk::Transpose() {
-  tiles_.resize(size_ * dim_);
   for (int64_t i = 0; i < size_; i += kernels_.rows) {
     const int64_t rows = std::min<int64_t>(kernels_.rows, size_ - i);
-    float* tile = tiles_.data() + i * dim_;
+    float* tile = rows_->tiles.data() + i * dim_;
     for (int64_t r = 0; r < rows; r++) {
       for (int k = 0; k < dim_; k++) tile[k * rows + r] = y(i + r)[k];
     }
@@ -46,30 +71,40 @@ void QueryChunk::Transpose() {
 void TileScan::Run(const QueryChunk& queries, int64_t begin, int64_t end, Candidate* best,
                    const CancelFlag& cancelled) {
   const int64_t n = queries.size();
+  if (n == 0) return;
   if (k_ == 1) {
-    lanes_.resize(n);
-    for (LaneState& state : lanes_) std::fill(state.best, state.best + 16, INFINITY);
+    lanes_->resize(n);
+    LaneState empty{};
+    std::fill(empty.best, empty.best + 16, INFINITY);
+    std::fill(lanes_->begin(), lanes_->end(), empty);
   } else {
-    tops_.resize(n);
-    for (TopState& top : tops_) StartTop(&top, k_);
+    tops_->resize(n);
+    for (TopState& top : *tops_) StartTop(&top, k_);
   }
+  const int64_t panel_floats = int64_t{kPanelCodes} * view_.dim;
+  const int64_t tiles = (n + kernels_.rows - 1) / kernels_.rows;
   for (int64_t block = begin; block < end; block += block_panels_) {
     if (cancelled.load(std::memory_order_relaxed)) break;
     const int64_t block_end = std::min(end, block + block_panels_);
+    CacheAhead next(view_.codes + block_end * panel_floats,
+                    (std::min(end, block_end + block_panels_) - block_end) * panel_floats, tiles);
     for (int64_t i = 0; i < n; i += kernels_.rows) {
       const int64_t rows = std::min<int64_t>(kernels_.rows, n - i);
+      next.Step();
       if (k_ == 1) {
-        kernels_.fold[rows](view_, block, block_end, queries.tile(i), lanes_.data() + i);
+        kernels_.fold[rows](view_, block, block_end, queries.tile(i), lanes_->data() + i);
       } else {
-        kernels_.fold_top[rows](view_, block, block_end, queries.tile(i), tops_.data() + i);
+        kernels_.fold_top[rows](view_, block, block_end, queries.tile(i), tops_->data() + i);
       }
     }
   }
+  constexpr int64_t kAhead = 12;
   for (int64_t i = 0; i < n; i++) {
     if (k_ == 1) {
-      best[i] = kernels_.resolve(view_, queries.y(i), lanes_[i]);
+      if (i + kAhead < n) kernels_.approach(rows_, (*lanes_)[i + kAhead]);
+      best[i] = kernels_.resolve(rows_, queries.y(i), (*lanes_)[i]);
     } else {
-      FinishTop(&tops_[i], best + i * k_);
+      FinishTop(&(*tops_)[i], best + i * k_);
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "codebook/aligned.h"
+#include "codebook/kept.h"
 #include "cpu/lookup_kernels.h"
 #include "runtime/queue.h"
 
@@ -20,28 +21,34 @@ class QueryChunk {
   void Select(const QueryChunk& from, const std::vector<int32_t>& rows);
 
   int64_t size() const { return size_; }
-  bool scored(int64_t i) const { return scored_[i] != 0; }                // false: no nearest code
-  const float* seen(int64_t i) const { return seen_.data() + i * dim_; }  // [dim] as compared
-  const float* y(int64_t i) const { return y_.data() + i * dim_; }        // [dim] of the definition
+  bool scored(int64_t i) const { return rows_->scored[i] != 0; }                // false: no nearest code
+  const float* seen(int64_t i) const { return rows_->seen.data() + i * dim_; }  // [dim] as compared
+  const float* y(int64_t i) const { return rows_->y.data() + i * dim_; }        // [dim] of the definition
   // Rows [i, i + rows) transposed, rows being what is left up to a full tile; i a multiple of the kernel's
   // rows.
-  const float* tile(int64_t i) const { return tiles_.data() + i * dim_; }  // [dim][rows]
+  const float* tile(int64_t i) const { return rows_->tiles.data() + i * dim_; }  // [dim][rows]
 
  private:
+  struct Rows {
+    std::vector<uint8_t> scored;
+    AlignedVector<float> seen, y, tiles;
+  };
+
+  void Resize(int64_t n);
   void Transpose();
 
   const LookupKernels& kernels_;
   const std::vector<PartSpan>& spans_;
   int dim_;
   int64_t size_ = 0;
-  std::vector<uint8_t> scored_;
-  AlignedVector<float> seen_, y_, tiles_;
+  Kept<Rows> rows_;
 };
 
 class TileScan {
  public:
-  TileScan(const LookupKernels& kernels, const PanelView& view, int k, int64_t block_panels)
-      : kernels_(kernels), view_(view), k_(k), block_panels_(block_panels) {}
+  TileScan(const LookupKernels& kernels, const PanelView& view, const RowView& rows, int k,
+           int64_t block_panels)
+      : kernels_(kernels), view_(view), rows_(rows), k_(k), block_panels_(block_panels) {}
 
   // The k best codes of panels [begin, end) for every query, in order.
   void Run(const QueryChunk& queries, int64_t begin, int64_t end, Candidate* best,  // [queries][k]
@@ -50,10 +57,11 @@ class TileScan {
  private:
   const LookupKernels& kernels_;
   PanelView view_;
+  RowView rows_;
   int k_;
   int64_t block_panels_;
-  AlignedVector<LaneState> lanes_;
-  AlignedVector<TopState> tops_;
+  Kept<AlignedVector<LaneState>> lanes_;
+  Kept<AlignedVector<TopState>> tops_;
 };
 
 // The k best of several shares of the codes, each [n][k]; merged into the first, which is returned.

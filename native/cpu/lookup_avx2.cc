@@ -88,24 +88,24 @@ void FoldTop(const PanelView& view, int64_t first, int64_t last, const float* ti
   }
 }
 
-Candidate Resolve(const PanelView& view, const float* y, const LaneState& state) {
+Candidate Resolve(const RowView& rows, const float* y, const LaneState& state) {
   float least = __builtin_inff();
   for (int lane = 0; lane < kLanes; lane++) least = state.best[lane] < least ? state.best[lane] : least;
   if (!(least < __builtin_inff())) return {least, kNoCode};
-  const __m256 wanted = _mm256_set1_ps(least);
   int32_t first = INT32_MAX;
   for (int lane = 0; lane < kLanes; lane++) {
     if (state.best[lane] != least) continue;
-    __m256 acc[1][kVectors];
-    Scores<1>(view, state.tile[lane], y, acc);
-    for (int v = kVectors - 1; v >= 0; v--) {
-      const unsigned equal = _mm256_movemask_ps(_mm256_cmp_ps(acc[0][v], wanted, _CMP_EQ_OQ));
-      if ((equal >> lane & 1) == 0) continue;
-      const int32_t index = state.tile[lane] * kPanelCodes + v * kLanes + lane;
-      first = index < first ? index : first;
-    }
+    const int32_t index =
+        FirstScored<kVectors>(rows, y, state.tile[lane] * kPanelCodes + lane, kLanes, least);
+    first = index < first ? index : first;
   }
   return {least, first};
+}
+
+void Approach(const RowView& rows, const LaneState& state) {
+  int best = 0;
+  for (int lane = 1; lane < kLanes; lane++) best = state.best[lane] < state.best[best] ? lane : best;
+  ApproachRows(rows, kVectors, state.tile[best] * kPanelCodes + best, kLanes);
 }
 
 }  // namespace
@@ -116,6 +116,7 @@ const LookupKernels& Avx2Lookup() {
       {nullptr, Fold<1>, Fold<2>, Fold<3>, Fold<4>, Fold<5>, Fold<6>},
       {nullptr, FoldTop<1>, FoldTop<2>, FoldTop<3>, FoldTop<4>, FoldTop<5>, FoldTop<6>},
       Resolve,
+      Approach,
       PrepareQuery,
       DistanceOf,
   };

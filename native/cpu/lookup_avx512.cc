@@ -93,24 +93,27 @@ void FoldTop(const PanelView& view, int64_t first, int64_t last, const float* ti
   }
 }
 
-Candidate Resolve(const PanelView& view, const float* y, const LaneState& state) {
+Candidate Resolve(const RowView& rows, const float* y, const LaneState& state) {
   const __m512 best = _mm512_load_ps(state.best);
   const float least = _mm512_reduce_min_ps(best);
   if (!(least < __builtin_inff())) return {least, kNoCode};
-  const __m512 wanted = _mm512_set1_ps(least);
-  unsigned lanes = _mm512_cmp_ps_mask(best, wanted, _CMP_EQ_OQ);
+  unsigned lanes = _mm512_cmp_ps_mask(best, _mm512_set1_ps(least), _CMP_EQ_OQ);
   int32_t first = INT32_MAX;
   for (; lanes != 0; lanes &= lanes - 1) {
     const int lane = __builtin_ctz(lanes);
-    __m512 acc[1][kVectors];
-    Scores<1>(view, state.tile[lane], y, acc);
-    for (int v = kVectors - 1; v >= 0; v--) {
-      if ((_mm512_cmp_ps_mask(acc[0][v], wanted, _CMP_EQ_OQ) >> lane & 1) == 0) continue;
-      const int32_t index = (state.tile[lane] + v) * kPanelCodes + lane;
-      first = index < first ? index : first;
-    }
+    const int32_t index =
+        FirstScored<kVectors>(rows, y, state.tile[lane] * kPanelCodes + lane, kPanelCodes, least);
+    first = index < first ? index : first;
   }
   return {least, first};
+}
+
+void Approach(const RowView& rows, const LaneState& state) {
+  const __m512 best = _mm512_load_ps(state.best);
+  const __mmask16 lanes = _mm512_cmp_ps_mask(best, _mm512_set1_ps(_mm512_reduce_min_ps(best)), _CMP_EQ_OQ);
+  if (lanes == 0) return;
+  const int lane = __builtin_ctz(lanes);
+  ApproachRows(rows, kVectors, state.tile[lane] * kPanelCodes + lane, kPanelCodes);
 }
 
 }  // namespace
@@ -121,6 +124,7 @@ const LookupKernels& Avx512Lookup() {
       {nullptr, Fold<1>, Fold<2>, Fold<3>, Fold<4>, Fold<5>, Fold<6>},
       {nullptr, FoldTop<1>, FoldTop<2>, FoldTop<3>, FoldTop<4>, FoldTop<5>, FoldTop<6>},
       Resolve,
+      Approach,
       PrepareQuery,
       DistanceOf,
   };

@@ -5,8 +5,9 @@
 // at the norms and adds y_k * c_k in order (codebook/score.h), so norms cost nothing.
 //
 // Per query the running minimum is kept lane by lane, with the number of the tile it came from ("tile-min"):
-// the accumulators of a tile are folded into one vector of minima, and only that is compared. The lane's
-// winner is found at the end by scoring its last tile again with the same chain. The operand order of every
+// the accumulators of a tile are folded into one vector of minima, and only that is compared. Which of the lane's
+// codes it was is found at the end by scoring those again with the same chain, from their rows: a tile would take
+// ten times the cache lines. The operand order of every
 // minimum drops NaN, and a tile replaces an earlier one only when it is strictly smaller, so the first of
 // equal codes stays.
 #pragma once
@@ -24,6 +25,14 @@ constexpr int kMaxTopK = 64;
 struct PanelView {
   const float* codes;  // [panels][dim][16], 64-byte aligned; zeros where there is no code
   const float* norms;  // [panels][16]; +inf where there is no code
+  int dim;
+};
+
+// The same codes row by row, for scoring single ones.
+struct RowView {
+  const float* codes;  // [count][dim]; whatever was given where the norm is +inf
+  const float* norms;  // [count]
+  int64_t count;
   int dim;
 };
 
@@ -67,8 +76,11 @@ struct LookupKernels {
   FoldFunction fold[kMaxTileRows + 1];  // by number of queries, 1..rows
   FoldTopFunction fold_top[kMaxTileRows + 1];
 
-  Candidate (*resolve)(const PanelView& view, const float* y,  // [dim]
+  // The best code of a query: which of those behind its best lane.
+  Candidate (*resolve)(const RowView& rows, const float* y,  // [dim]
                        const LaneState& state);
+  // Prefetches what resolve will read: rows from all over the codebook.
+  void (*approach)(const RowView& rows, const LaneState& state);
 
   // x as it is compared (normalised where the part says so) and y of the definition; false when the query has
   // no nearest code.

@@ -46,9 +46,11 @@ void FoldTop(const PanelView& view, int64_t first, int64_t last, const float* ti
   }
 }
 
-Candidate Resolve(const PanelView&, const float*, const LaneState& state) {
+Candidate Resolve(const RowView&, const float*, const LaneState& state) {
   return {state.best[0], state.best[0] < INFINITY ? state.tile[0] : kNoCode};
 }
+
+void Approach(const RowView&, const LaneState&) {}  // the code is known
 
 }  // namespace
 
@@ -58,6 +60,7 @@ const LookupKernels& ScalarLookup() {
       {nullptr, Fold<1>, Fold<2>, Fold<3>, Fold<4>},
       {nullptr, FoldTop<1>, FoldTop<2>, FoldTop<3>, FoldTop<4>},
       Resolve,
+      Approach,
       PrepareQuery,
       DistanceOf,
   };

@@ -1,16 +1,19 @@
 /**
- * `npm run bench:codebook`: the codebook layer against FAISS and plain JavaScript, and against the processor's own
- * peak. `-- --json FILE` also writes the rows; `-- --only TEXT` runs those whose name contains it; `-- --quick`
+ * `npm run bench:codebook`: the codebook layer against FAISS, onnxruntime, usearch and plain JavaScript, and against the
+ * processor's own peak. `-- --json FILE` also writes the rows; `-- --only TEXT` runs those whose name contains it; `-- --quick`
  * takes fewer rounds.
  *
  * Names: tile/<dim>/<codes>/<queries>/<threads> (every code scored in fp32), screen/... (the same lookup, screened;
- * with the data's name when they are not the tokenizer's unit halves), small/... (a caller that streams),
- * top10/..., memory/....
+ * with the data's name when they are not the tokenizer's unit halves), small/... (a caller that streams), reading/... (the
+ * same against one read of the codes), top10/..., onnx-argmax/..., onnx-top10/..., usearch/..., javascript/..., memory/...,
+ * kmeans/<dim>/<codes>/<vectors>/<threads> (one iteration).
  */
 import { createRequire } from 'node:module';
 import { agreement, clustered, gaussian, nearCopies, unitHalves } from './codebook-data.mjs';
 import { benchArguments, fmaPeak, LoadGuard, Report, timeInTurn, withThreads } from './frame.mjs';
+import { benchKMeans, kMeansName } from './kmeans.mjs';
 import { benchDualLookup } from './lookup.mjs';
+import { benchLookupRivals } from './lookup-rivals.mjs';
 import { Faiss } from './rivals/faiss.mjs';
 
 const require = createRequire(import.meta.url);
@@ -64,25 +67,6 @@ const SCREENS = { tile: 'off', top10: 'off', screen: 'always', small: 'always', 
 const nameOf = ({ kind, dim, codes, queries, threads, data }) =>
   [kind, dim, codes, queries, threads, ...(data ? [data] : [])].join('/');
 
-/** The lookup as one would write it in JavaScript, and the indices it found. */
-function plainJavaScript(codes, queries, dim) {
-  const indices = new Int32Array(queries.length / dim);
-  for (let i = 0; i < indices.length; i++) {
-    let best = Infinity;
-    for (let j = 0; j * dim < codes.length; j++) {
-      let distance = 0;
-      for (let k = 0; k < dim; k++) {
-        const difference = queries[i * dim + k] - codes[j * dim + k];
-        distance += difference * difference;
-      }
-      if (distance >= best) continue;
-      best = distance;
-      indices[i] = j;
-    }
-  }
-  return indices;
-}
-
 async function run(report, faiss, test) {
   const { dim, threads, k = 1, data = 'unit' } = test;
   const codes = DATA[data].codes(test.codes, dim, 1);
@@ -106,6 +90,34 @@ async function run(report, faiss, test) {
       agreement: rival && agreement(indices, rival.indices),
       othersShare,
       exactShare,
+    });
+  });
+  codebook.dispose();
+}
+
+/** A caller that streams against the time of reading the codes once: a ratio of 1 is the floor of an unscreened lookup. */
+async function reading(report, { dim, codes: size, queries: n, threads }, name) {
+  const codes = unitHalves(size, dim, 1);
+  const queries = unitHalves(n, dim, 2);
+  const codebook = new Codebook(codes, { dim });
+  codebook.nearestSync(unitHalves(2048, dim, 3)); // as in use: the screen is packed
+  await withThreads(threads, async () => {
+    const guard = new LoadGuard();
+    let readSeconds = Infinity;
+    const { ours } = await timeInTurn(
+      { ours: () => codebook.nearestSync(queries) },
+      { seconds: 0.3, least: 50 },
+    );
+    for (let run = 0; run < 5; run++)
+      readSeconds = Math.min(readSeconds, native().readSeconds(codes.byteLength, threads));
+    report.add({
+      name,
+      seconds: ours,
+      operations: 2 * n * size * dim,
+      threads,
+      rival: 'one read of the codes',
+      rivalSeconds: readSeconds,
+      othersShare: guard.othersShare(),
     });
   });
   codebook.dispose();
@@ -140,28 +152,14 @@ const { faiss, reason } = await Faiss.start();
 if (reason) report.note(`left out: ${reason}`);
 const wanted = (name) => only === undefined || name.includes(only);
 for (const test of CASES.filter((test) => wanted(nameOf(test)))) await run(report, faiss, test);
-if (wanted('lookup/dual')) await benchDualLookup(report, { threads: processors });
-if (wanted('javascript')) {
-  const [dim, size, n] = [40, 32768, 40];
-  const codes = unitHalves(size, dim, 1);
-  const queries = unitHalves(n, dim, 2);
-  const codebook = new Codebook(codes, { dim, screen: 'always' });
-  await withThreads(1, async () => {
-    const { ours, theirs } = await timeInTurn(
-      { ours: () => codebook.nearestSync(queries), theirs: () => plainJavaScript(codes, queries, dim) },
-      { seconds: 1, least: 3 },
-    );
-    report.add({
-      name: `javascript/${dim}/${size}/${n}/1`,
-      seconds: ours,
-      operations: 2 * n * size * dim,
-      rival: 'plain JavaScript',
-      rivalSeconds: theirs,
-      agreement: agreement(codebook.nearestSync(queries).indices, plainJavaScript(codes, queries, dim)),
-    });
-  });
-  codebook.dispose();
+for (const test of CASES.filter(({ kind }) => kind === 'small')) {
+  const name = nameOf({ ...test, kind: 'reading' });
+  if (wanted(name)) await reading(report, test, name);
 }
+if (wanted('lookup/dual')) await benchDualLookup(report, { threads: processors });
+await benchLookupRivals(report, wanted, processors);
+for (const threads of processors.slice(-1))
+  if (wanted(kMeansName(threads))) await benchKMeans(report, faiss, threads);
 if (wanted('memory')) await memory(report);
 faiss?.stop();
 report.finish(json);

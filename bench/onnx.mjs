@@ -5,10 +5,10 @@
  */
 import { bytes, float, integer, message, string } from './protobuf.mjs';
 
-const FLOAT = 1;
-const INT64 = 7;
+export const FLOAT = 1;
+export const INT64 = 7;
 
-function tensor(name, dims, type, data) {
+export function tensor(name, dims, type, data) {
   return [
     ...dims.map((dim) => integer(1, dim)),
     integer(2, type),
@@ -17,7 +17,7 @@ function tensor(name, dims, type, data) {
   ];
 }
 
-function attribute([name, value]) {
+export function attribute([name, value]) {
   const kinds = {
     string: () => [string(4, value), integer(20, 3)],
     bigint: () => [integer(3, value), integer(20, 2)],
@@ -27,9 +27,20 @@ function attribute([name, value]) {
   return message(5, [string(1, name), ...kinds[typeof value]()]);
 }
 
-function valueInfo(name, dims) {
+export function valueInfo(name, dims, type = FLOAT) {
   const shape = dims.map((dim) => message(1, [integer(1, dim)]));
-  return [string(1, name), message(2, [message(1, [integer(1, FLOAT), message(2, shape)])])];
+  return [string(1, name), message(2, [message(1, [integer(1, type), message(2, shape)])])];
+}
+
+/** The bytes of a model of one graph, given as its fields. */
+export function modelBytes(graphFields) {
+  const model = [
+    integer(1, 8),
+    message(8, [string(1, ''), integer(2, 17)]),
+    message(8, [string(1, 'com.microsoft'), integer(2, 1)]),
+    message(7, graphFields),
+  ];
+  return Buffer.concat(model.flat());
 }
 
 const elements = (shape) => shape.reduce((a, b) => a * b, 1);
@@ -267,11 +278,5 @@ export function toOnnx(graph, weights, inputs, outputs) {
     }),
     ...results,
   ];
-  const model = [
-    integer(1, 8),
-    message(8, [string(1, ''), integer(2, 17)]),
-    message(8, [string(1, 'com.microsoft'), integer(2, 1)]),
-    message(7, graphFields),
-  ];
-  return Buffer.concat(model.flat());
+  return modelBytes(graphFields);
 }

@@ -75,6 +75,8 @@ export interface NativeCodebooks {
   ): Float64Array;
   /** fp32 operations per second of that many threads, measured now (a fraction of a second). */
   fmaPeak(threads: number): number;
+  /** Seconds that so many threads take to read that many bytes once from cache, measured now. */
+  readSeconds(bytes: number, threads: number): number;
 }
 
 /** Opaque; hold on to their codebooks. */

@@ -28,7 +28,7 @@ export class Faiss {
   constructor() {
     // These two would pin OpenBLAS to another processor's kernels.
     const { OPENBLAS_CORETYPE: _core, OPENBLAS_L2_SIZE: _cache, ...env } = process.env;
-    const script = fileURLToPath(new URL('faiss_search.py', import.meta.url));
+    const script = fileURLToPath(new URL('faiss_rival.py', import.meta.url));
     this.#child = spawn(PYTHON, [script], { stdio: ['pipe', 'pipe', 'inherit'], env });
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
   }
@@ -39,25 +39,35 @@ export class Faiss {
     return JSON.parse(value);
   }
 
+  /** Writes arrays for the child to read, by name; the names of the files. */
+  #write(arrays) {
+    return Object.fromEntries(
+      Object.entries(arrays).map(([name, array]) => {
+        const file = path.join(this.#folder, name);
+        writeFileSync(file, bytesOf(array));
+        return [name, file];
+      }),
+    );
+  }
+
+  async #ask(request) {
+    this.#child.stdin.write(`${JSON.stringify(request)}\n`);
+    const { error, ...answer } = await this.#answer();
+    if (error !== undefined) throw new Error(`${this.name}: ${error}`);
+    return answer;
+  }
+
   /** Median seconds of a search, and the indices it found. */
   async search({ codes, queries, dim, k = 1, threads, metric = 'l2', runs = 7 }) {
-    const file = (name) => path.join(this.#folder, name);
-    writeFileSync(file('codes'), bytesOf(codes));
-    writeFileSync(file('queries'), bytesOf(queries));
-    const request = {
-      codes: file('codes'),
-      queries: file('queries'),
-      indices: file('indices'),
-      dim,
-      k,
-      threads,
-      metric,
-      runs,
-    };
-    this.#child.stdin.write(`${JSON.stringify(request)}\n`);
-    const { seconds, error } = await this.#answer();
-    if (error !== undefined) throw new Error(error);
-    return { seconds, indices: new Int32Array(new Uint8Array(readFileSync(file('indices'))).buffer) };
+    const indices = path.join(this.#folder, 'indices');
+    const files = this.#write({ codes, queries });
+    const { seconds } = await this.#ask({ task: 'search', ...files, indices, dim, k, threads, metric, runs });
+    return { seconds, indices: new Int32Array(new Uint8Array(readFileSync(indices)).buffer) };
+  }
+
+  /** Seconds of one iteration of k-means from the codes `init`, and the objective before each. */
+  async kMeans({ vectors, init, dim, threads, iterations }) {
+    return this.#ask({ task: 'kmeans', ...this.#write({ vectors, init }), dim, threads, iterations });
   }
 
   stop() {

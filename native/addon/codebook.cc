@@ -7,6 +7,7 @@
 #include "codebook/half.h"
 #include "codebook/reference.h"
 #include "cpu/fma_peak.h"
+#include "cpu/read_speed.h"
 
 namespace tokenflow {
 
@@ -139,6 +140,15 @@ Napi::Value FmaPeak(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), peak);
 }
 
+// readSeconds(bytes, threads) -> seconds of one pass
+Napi::Value ReadSeconds(const Napi::CallbackInfo& info) {
+  const int64_t bytes = info[0].As<Napi::Number>().Int64Value();
+  const int threads = info[1].As<Napi::Number>().Int32Value();
+  double seconds = 0;
+  ComputeQueue::Cpu().Run([&] { seconds = MeasureRead(bytes, threads); });
+  return Napi::Number::New(info.Env(), seconds);
+}
+
 }  // namespace
 
 void InitCodebook(Napi::Env env, Napi::Object exports) {
@@ -149,6 +159,7 @@ void InitCodebook(Napi::Env env, Napi::Object exports) {
   ExportGuarded<Gather>(env, exports, "codebookGather");
   ExportGuarded<Reference>(env, exports, "codebookReference");
   ExportGuarded<FmaPeak>(env, exports, "fmaPeak");
+  ExportGuarded<ReadSeconds>(env, exports, "readSeconds");
 }
 
 }  // namespace tokenflow

@@ -3,21 +3,15 @@
 #include "runtime/parallel.h"
 
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "expect.h"
+
 using namespace tokenflow;
 
 namespace {
-
-void Expect(bool condition, const char* what) {
-  if (condition) return;
-  std::printf("parallel_test: %s\n", what);
-  std::exit(1);
-}
 
 // Every index of [0, n) exactly once.
 void EachOnce(int64_t n, int64_t grain) {

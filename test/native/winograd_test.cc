@@ -125,7 +125,7 @@ struct Problem {
 
 template <class T>
 bool SameBits(const std::vector<T>& a, const T* b) {
-  return std::memcmp(a.data(), b, a.size() * sizeof(T)) == 0;
+  return a.empty() || std::memcmp(a.data(), b, a.size() * sizeof(T)) == 0;
 }
 
 void Check(const Case& c, unsigned seed) {

@@ -7,8 +7,16 @@ export {
   type Device,
   listBackends,
 } from './backends.js';
-export { Checkpoint, type CheckpointOptions, openCheckpoint } from './checkpoint/checkpoint.js';
-export { type NpyArray, readNpy, writeNpy } from './checkpoint/npy.js';
+export {
+  Checkpoint,
+  type CheckpointFormat,
+  type CheckpointOptions,
+  openCheckpoint,
+} from './checkpoint/checkpoint.js';
+export type { Dtype } from './checkpoint/dtype.js';
+export { type NpyArray, type NpyData, readNpy, writeNpy } from './checkpoint/npy.js';
+export type { Wrapper } from './checkpoint/state-dict.js';
+export type { TensorInfo } from './checkpoint/stored-tensor.js';
 export * from './codebook/index.js';
 export type { JsonObject, JsonValue } from './dataset/json.js';
 export { type OpenSourceOptions, openSource } from './dataset/open-source.js';
@@ -36,9 +44,10 @@ export {
 } from './image/processor.js';
 export { type ComparedImage, psnr, ssim } from './image/quality.js';
 export type { ImageSource, RawImage } from './image/source.js';
+export type { CudaReason } from './native.js';
 export { type TokenFlowConfig, VARIANTS, type Variant } from './tokenizer/config.js';
 export type { StreamItem, StreamResult, StreamSource } from './tokenizer/stream.js';
-export type { TokenInput } from './tokenizer/token-rows.js';
+export type { Integers, TokenInput } from './tokenizer/token-rows.js';
 export { TokenFlow } from './tokenizer/tokenflow.js';
 export type {
   DecodeOptions,

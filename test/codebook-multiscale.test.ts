@@ -128,7 +128,7 @@ describe('phi convolutions of the multi-scale quantiser', () => {
   /** Which phi VAR picks, as its models/quant.py writes it with NumPy. */
   function pick(count: number, scale: number, scales: number): number {
     const low = count === 4 ? 1 / 3 / count : 1 / 2 / count;
-    const tick = (i: number) => (count === 1 ? low : low + (i * (1 - low - low)) / (count - 1));
+    const tick = (i: number) => (count === 1 ? low : low + i * ((1 - low - low) / (count - 1)));
     const at = scale / (scales - 1);
     const distances = Array.from({ length: count }, (_, i) => Math.abs(tick(i) - at));
     return distances.indexOf(Math.min(...distances));

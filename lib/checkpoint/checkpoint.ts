@@ -51,7 +51,7 @@ export class Checkpoint {
   readonly #tensors: ReadonlyMap<string, StoredTensor>;
   readonly #sources: readonly ByteSource[];
 
-  /** @param path the file that was opened: the index, if sharded */
+  /** @internal `path` is the file that was opened: the index, if sharded. */
   constructor(
     readonly path: string,
     { format, tensors, sources, wrapper = 'bare', passedOver = [], metadata = {} }: Content,

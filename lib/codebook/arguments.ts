@@ -4,6 +4,12 @@ import { invalidArgument, nearestName, TokenFlowError } from '../errors.js';
 /** How queries are given: as a Float32Array, or as the bits of 16-bit floats in a Uint16Array. */
 export type QueryFormat = 'f32' | 'f16' | 'bf16';
 
+/** What every call that leaves the event loop free takes. */
+export interface CallOptions {
+  /** Stops the work; the promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
 export function checkInteger(
   name: string,
   value: unknown,

@@ -1,7 +1,7 @@
 /** Codes as averages of the vectors that chose them, as learning batch by batch keeps them. */
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type AverageRule, type NativeJob, native, settle } from '../native.js';
-import { checkChoice, checkIndices, checkInteger, checkRows } from './arguments.js';
+import { type CallOptions, checkChoice, checkIndices, checkInteger, checkRows } from './arguments.js';
 import { Random } from './random.js';
 
 /**
@@ -87,7 +87,7 @@ export abstract class CodeAverages {
   async accumulate(
     vectors: Float32Array,
     indices: Int32Array | readonly number[],
-    options: { signal?: AbortSignal } = {},
+    options: CallOptions = {},
   ): Promise<CodeSums> {
     checkOptions('accumulate', options, ['signal']);
     const { request, result } = this.#request(vectors, indices, false);
@@ -120,10 +120,7 @@ export abstract class CodeAverages {
    * @returns the codes that were dead, ascending
    * @throws TokenFlowError when a vector is not finite, or another update is under way
    */
-  async revive(
-    vectors: Float32Array,
-    options: ReviveOptions & { signal?: AbortSignal },
-  ): Promise<Int32Array> {
+  async revive(vectors: Float32Array, options: ReviveOptions & CallOptions): Promise<Int32Array> {
     checkOptions('revive', options, ['threshold', 'seed', 'signal']);
     return this.exclusively(async () => {
       const { request, finish } = this.#revival(vectors, options, false);

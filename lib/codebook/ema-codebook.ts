@@ -1,4 +1,5 @@
 import { checkOptions, invalidArgument } from '../errors.js';
+import type { CallOptions } from './arguments.js';
 import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
 
 export interface EmaCodebookOptions extends CodeAveragesOptions {
@@ -50,7 +51,7 @@ export class EmaCodebook extends CodeAverages {
   async update(
     vectors: Float32Array,
     indices: Int32Array | readonly number[],
-    options: { signal?: AbortSignal } = {},
+    options: CallOptions = {},
   ): Promise<void> {
     await this.exclusively(async () => {
       const batch = await this.accumulate(vectors, indices, options);
@@ -69,7 +70,7 @@ export class EmaCodebook extends CodeAverages {
    * @param batch what `accumulate` gave, or the sum of several; copied at the call
    * @throws TokenFlowError when it is not finite or a count is negative, or another update is under way
    */
-  async apply(batch: CodeSums, options: { signal?: AbortSignal } = {}): Promise<void> {
+  async apply(batch: CodeSums, options: CallOptions = {}): Promise<void> {
     checkOptions('apply', options, ['signal']);
     await this.exclusively(() => this.average(batch, this.#rule, options.signal));
   }

@@ -1,11 +1,16 @@
 /** The codebook layer alone: it loads no image code, no sharp and no model. */
 export { type ErrorCode, TokenFlowError } from '../errors.js';
-export type { QueryFormat } from './arguments.js';
+export type { CallOptions, QueryFormat } from './arguments.js';
 export {
   BinarySphericalQuantizer,
   type BinarySphericalQuantizerOptions,
 } from './binary-spherical-quantizer.js';
-export { CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
+export {
+  CodeAverages,
+  type CodeAveragesOptions,
+  type CodeSums,
+  type ReviveOptions,
+} from './code-averages.js';
 export { Codebook, type CodebookOptions } from './codebook.js';
 export { CodebookBase, type CodebookSummary } from './codebook-base.js';
 export {

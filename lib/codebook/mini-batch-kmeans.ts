@@ -1,5 +1,5 @@
 import { checkOptions, TokenFlowError } from '../errors.js';
-import { checkRows } from './arguments.js';
+import { type CallOptions, checkRows } from './arguments.js';
 import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
 import { Codebook } from './codebook.js';
 
@@ -39,7 +39,7 @@ export class MiniBatchKMeans extends CodeAverages {
    * @param vectors `[n, dim]`; copied at the call
    * @throws TokenFlowError when a vector is not finite, or another update is under way; the codes are then as before
    */
-  async update(vectors: Float32Array, options: { signal?: AbortSignal } = {}): Promise<MiniBatchStep> {
+  async update(vectors: Float32Array, options: CallOptions = {}): Promise<MiniBatchStep> {
     checkOptions('update', options, ['signal']);
     return this.exclusively(async () => {
       const batch = Float32Array.from(checkRows('vectors', vectors, this.dim)); // read twice, with a wait between
@@ -74,7 +74,7 @@ export class MiniBatchKMeans extends CodeAverages {
    * @param batch what `accumulate` gave, or the sum of several; copied at the call
    * @throws TokenFlowError when it is not finite or a count is negative, or another update is under way
    */
-  async apply(batch: CodeSums, options: { signal?: AbortSignal } = {}): Promise<void> {
+  async apply(batch: CodeSums, options: CallOptions = {}): Promise<void> {
     checkOptions('apply', options, ['signal']);
     await this.exclusively(() => this.average(batch, RULE, options.signal));
   }

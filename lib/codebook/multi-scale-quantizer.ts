@@ -1,6 +1,6 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeMultiScale, native, settle } from '../native.js';
-import { checkFloats, checkIndices, checkInteger, checkWeights } from './arguments.js';
+import { type CallOptions, checkFloats, checkIndices, checkInteger, checkWeights } from './arguments.js';
 import { Codebook } from './codebook.js';
 import { PartedCodebook } from './dual-codebook.js';
 
@@ -95,7 +95,7 @@ export class MultiScaleQuantizer {
    * @param features `[batch, grid, grid, dim]`
    * @throws TokenFlowError when a feature is not finite
    */
-  async encode(features: Float32Array, options: { signal?: AbortSignal } = {}): Promise<MultiScaleEncoded> {
+  async encode(features: Float32Array, options: CallOptions = {}): Promise<MultiScaleEncoded> {
     checkOptions('encode', options, ['signal']);
     const { request, result } = this.#encodeRequest(features, false);
     await settle(() => native().multiScaleEncode(this.#handle, request), options.signal);

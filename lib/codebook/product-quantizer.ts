@@ -1,6 +1,6 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeProduct, native, settle } from '../native.js';
-import { checkIndices, checkInteger, checkRows } from './arguments.js';
+import { type CallOptions, checkIndices, checkInteger, checkRows } from './arguments.js';
 import { Codebook } from './codebook.js';
 import type { Metric } from './handle.js';
 
@@ -16,10 +16,6 @@ export interface ProductSearchResult {
   indices: Int32Array;
   /** `[n, k]`: asymmetric distances, NaN where the index is `-1`. */
   distances: Float32Array;
-}
-
-interface Options {
-  signal?: AbortSignal;
 }
 
 /**
@@ -71,7 +67,7 @@ export class ProductQuantizer {
    * @param vectors `[n, dim]`; copied at the call
    * @throws TokenFlowError when a vector is not finite
    */
-  async encode(vectors: Float32Array, options: Options = {}): Promise<ProductEncoded> {
+  async encode(vectors: Float32Array, options: CallOptions = {}): Promise<ProductEncoded> {
     checkOptions('encode', options, ['signal']);
     const { request, result } = this.#encodeRequest(vectors, false);
     await settle(() => native().productEncode(this.#handle, request), options.signal);
@@ -91,7 +87,7 @@ export class ProductQuantizer {
    * @param indices `[n, groups]`
    * @throws TokenFlowError for an index out of range, `-1` included
    */
-  async decode(indices: Int32Array | readonly number[], options: Options = {}): Promise<Float32Array> {
+  async decode(indices: Int32Array | readonly number[], options: CallOptions = {}): Promise<Float32Array> {
     checkOptions('decode', options, ['signal']);
     const request = this.#decodeRequest(indices, false);
     await settle(() => native().productDecode(this.#handle, request), options.signal);
@@ -111,7 +107,7 @@ export class ProductQuantizer {
    *
    * @param queries `[n, dim]`; copied at the call
    */
-  async distanceTables(queries: Float32Array, options: Options = {}): Promise<Float32Array> {
+  async distanceTables(queries: Float32Array, options: CallOptions = {}): Promise<Float32Array> {
     checkOptions('distanceTables', options, ['signal']);
     const request = this.#tablesRequest(queries, false);
     await settle(() => native().productTables(this.#handle, request), options.signal);

@@ -1,7 +1,7 @@
 /** What the quantisers without a stored codebook share: rows to whole numbers and back (native/codebook/scalar_quantizer.h). */
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeScalar, native, settle } from '../native.js';
-import { checkIndices, checkRows } from './arguments.js';
+import { type CallOptions, checkIndices, checkRows } from './arguments.js';
 
 /**
  * Indices of a codebook that is not stored: an Int32Array where it has at most 2^31 codes, else a Float64Array of whole
@@ -14,10 +14,6 @@ export interface ScalarEncoded {
   indices: ScalarIndices;
   /** `[n, dim]`: the codes, as `decode` gives them, bit for bit. */
   quantized: Float32Array;
-}
-
-interface Options {
-  signal?: AbortSignal;
 }
 
 /** Base of FiniteScalarQuantizer, LookupFreeQuantizer and BinarySphericalQuantizer. */
@@ -43,7 +39,7 @@ export abstract class ScalarQuantizer {
    * @param vectors `[n, dim]`; copied at the call
    * @throws TokenFlowError when a vector is not finite
    */
-  async encode(vectors: Float32Array, options: Options = {}): Promise<ScalarEncoded> {
+  async encode(vectors: Float32Array, options: CallOptions = {}): Promise<ScalarEncoded> {
     checkOptions('encode', options, ['signal']);
     const { request, result } = this.#encodeRequest(vectors, false);
     await settle(() => native().scalarEncode(this.#handle, request), options.signal);
@@ -63,7 +59,7 @@ export abstract class ScalarQuantizer {
    * @param indices whole numbers from 0 to `size - 1`
    * @throws TokenFlowError for any other, `-1` included
    */
-  async decode(indices: ScalarIndices | readonly number[], options: Options = {}): Promise<Float32Array> {
+  async decode(indices: ScalarIndices | readonly number[], options: CallOptions = {}): Promise<Float32Array> {
     checkOptions('decode', options, ['signal']);
     const request = this.#decodeRequest(indices, false);
     await settle(() => native().scalarDecode(this.#handle, request), options.signal);

@@ -1,7 +1,8 @@
 import { invalidArgument, TokenFlowError } from '../errors.js';
 import { tokenCount } from './config.js';
 
-type Integers = Int32Array | Uint32Array | Uint16Array | readonly number[];
+/** Tokens as the arrays that hold them. */
+export type Integers = Int32Array | Uint32Array | Uint16Array | readonly number[];
 
 /**
  * Tokens to decode:

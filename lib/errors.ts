@@ -1,15 +1,19 @@
-/** Stable codes of every error this package throws. */
-export type ErrorCode =
-  | 'ERR_TOKENFLOW_NATIVE_LOAD'
-  | 'ERR_TOKENFLOW_INVALID_ARGUMENT'
-  | 'ERR_TOKENFLOW_DISPOSED'
-  | 'ERR_TOKENFLOW_CHECKPOINT'
-  | 'ERR_TOKENFLOW_IMAGE'
-  | 'ERR_TOKENFLOW_FORMAT'
-  | 'ERR_TOKENFLOW_BACKEND_UNAVAILABLE'
-  | 'ERR_TOKENFLOW_OUT_OF_MEMORY'
-  | 'ERR_TOKENFLOW_IO'
-  | 'ERR_TOKENFLOW_INTERNAL';
+/** Stable codes of every error this package throws; docs/errors.md says when and what to do. */
+export const ERROR_CODES = [
+  'ERR_TOKENFLOW_NATIVE_LOAD',
+  'ERR_TOKENFLOW_INVALID_ARGUMENT',
+  'ERR_TOKENFLOW_DISPOSED',
+  'ERR_TOKENFLOW_CHECKPOINT',
+  'ERR_TOKENFLOW_IMAGE',
+  'ERR_TOKENFLOW_FORMAT',
+  'ERR_TOKENFLOW_BACKEND_UNAVAILABLE',
+  'ERR_TOKENFLOW_OUT_OF_MEMORY',
+  'ERR_TOKENFLOW_IO',
+  'ERR_TOKENFLOW_INTERNAL',
+] as const;
+
+/** One of `ERROR_CODES`. */
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** The error of this package: `code` is stable, `message` says what was expected, what came and what to do. */
 export class TokenFlowError extends Error {

@@ -31,7 +31,7 @@ export {
   type TokenRecord,
 } from './dataset/sink.js';
 export type { Source, SourceItem } from './dataset/source.js';
-export { type ErrorCode, TokenFlowError } from './errors.js';
+export { ERROR_CODES, type ErrorCode, TokenFlowError } from './errors.js';
 export type { Precision } from './graph/ops.js';
 export { toPng, writePng } from './image/png.js';
 export {
@@ -50,6 +50,7 @@ export type { StreamItem, StreamResult, StreamSource } from './tokenizer/stream.
 export type { Integers, TokenInput } from './tokenizer/token-rows.js';
 export { TokenFlow } from './tokenizer/tokenflow.js';
 export type {
+  Codes,
   DecodeOptions,
   Encoded,
   EncodeOptions,

@@ -378,6 +378,16 @@ export function packageRoot(): string {
   return dir;
 }
 
+/** Why a binary was not loaded, in one line. */
+function loadFailure(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  // `bindings` itself may be what is missing, which must not read as a missing addon.
+  const notFound = code === 'MODULE_NOT_FOUND' && !message.startsWith("Cannot find module 'bindings'");
+  return notFound || message.startsWith('Could not locate the bindings file')
+    ? 'there is no such file'
+    : message.split('\n')[0];
+}
+
 function load(): { addon: NativeAddon; path: string } {
   const attempts: LoadAttempt[] = [];
   const attempt = (label: string, open: () => unknown): { addon: NativeAddon; path: string } | undefined => {
@@ -386,7 +396,7 @@ function load(): { addon: NativeAddon; path: string } {
       addon.initialize(TokenFlowError);
       return { addon, path: label };
     } catch (error) {
-      attempts.push({ path: label, error: (error as Error).message.split('\n')[0] });
+      attempts.push({ path: label, error: loadFailure(error) });
       return undefined;
     }
   };

@@ -224,9 +224,9 @@ describe('compareKeys', () => {
       code: 'ERR_TOKENFLOW_CHECKPOINT',
       message: [
         'm.pt does not hold the expected 4 tensors: 2 missing, 5 extra, 1 misshapen.',
-        '  missing: c [2, 3]; d [2, 3]',
-        '  extra: x1 [2, 3]; x2 [2, 3]; x3 [2, 3]; and 2 more',
-        '  misshapen: b: expected [2, 3], found [3, 2]',
+        "  missing: 'c' [2, 3]; 'd' [2, 3]",
+        "  extra: 'x1' [2, 3]; 'x2' [2, 3]; 'x3' [2, 3]; and 2 more",
+        "  misshapen: 'b' expected [2, 3], found [3, 2]",
       ].join('\n'),
     });
   });

@@ -86,7 +86,10 @@ describe('the command line', function () {
     const broken = run(['doctor'], { env: { TOKENFLOW_NATIVE_PATH: inFolder('none.node') } });
     assert.equal(broken.code, 1);
     assert.match(broken.stdout.toString(), /Node\.js/);
-    assert.match(broken.stderr, /none\.node[\s\S]*Possible solutions/);
+    assert.match(
+      broken.stderr,
+      /none\.node: there is no such file\n[\s\S]*Possible solutions:\n( {2}- .+\n)+$/,
+    );
   });
 
   for (const name of ['clipb', 'siglip']) {
@@ -162,6 +165,69 @@ describe('the command line', function () {
     assert.notDeepEqual((await pixels('c/0000.png')).data, first.data);
   });
 
+  it('takes an image from stdin and gives a picture on stdout', async () => {
+    const photo = readFileSync(samples[0]);
+    const piped = succeed(['encode', '-', '--out', '-', '--model', clipb], { input: photo });
+    const file = json(['encode', samples[0], '--model', clipb]);
+    const tokens = decodeNpy(piped.stdout);
+    assert.deepEqual([...(tokens.data as Int32Array)], file.tokens[0]);
+    const png = succeed(['decode', '-', '--out', '-', '--model', clipb], { input: piped.stdout });
+    succeed(['decode', '-', '--out', 'one.png', '--model', clipb], { input: piped.stdout });
+    assert.deepEqual(readFileSync(inFolder('one.png')), png.stdout);
+    const { width, format } = await loadSharp()(png.stdout).metadata();
+    assert.deepEqual([width, format], [64, 'png']);
+    const beside = succeed(['reconstruct', '-', '--out', '-', '--model', clipb], { input: photo });
+    assert.equal((await loadSharp()(beside.stdout).metadata()).width, 128);
+    const none = run(['encode', '-', '--out', '-', '--model', clipb], { input: Buffer.alloc(0) });
+    assert.equal(none.code, 1);
+    assert.match(none.stderr, /it has no bytes\n$/);
+  });
+
+  it('takes tokens from a pipe that a shell made', function () {
+    if (spawnSync('bash', ['-c', 'true']).status !== 0) return this.skip();
+    const tokens = path.join(clipb, 'indices.npy');
+    const line = `"${process.execPath}" "${program}" decode <(cat "${tokens}") --out piped --model "${clipb}"`;
+    const result = spawnSync('bash', ['-c', line], { cwd: folder, encoding: 'utf8' });
+    assert.equal(result.status, 0, result.stderr);
+    assert.deepEqual(readdirSync(inFolder('piped')), ['0000.png', '0001.png']);
+  });
+
+  it('notices before any work that a result cannot be written', () => {
+    const model = inFolder('no-model'); // would be the next thing to fail
+    for (const args of [
+      ['encode', samples[0], '--out', 'nowhere/x.npy'],
+      ['decode', path.join(clipb, 'indices.npy'), '--tensor', 'nowhere/x.npy'],
+      ['decode', path.join(clipb, 'indices.npy'), '--out', `${program}/x`],
+      ['reconstruct', samples[0], '--out', `${program}/x`],
+    ]) {
+      const result = run([...args, '--model', model]);
+      assert.equal(result.code, 1);
+      assert.match(result.stderr, /^tokenflow: Cannot (write|make the folder) /);
+    }
+    assert.match(run(['convert', model, '--out', `${program}/x`]).stderr, /Cannot make the folder/);
+  });
+
+  it('says when the disk is full, without a stack', function () {
+    if (process.platform !== 'linux') return this.skip();
+    const full = run(['encode', samples[0], '--out', '/dev/full', '--model', clipb, '--quiet']);
+    assert.deepEqual(
+      [full.code, full.stderr],
+      [1, "tokenflow: Cannot write '/dev/full': no space left on the disk\n"],
+    );
+    for (const args of [
+      ['encode', samples[0], '--out', '-', '--model', clipb, '--quiet'],
+      ['inspect', clipb],
+    ]) {
+      const words = args.map((arg) => `"${arg}"`).join(' ');
+      const line = `"${process.execPath}" "${program}" ${words} > /dev/full`;
+      const result = spawnSync('sh', ['-c', line], { cwd: folder, encoding: 'utf8' });
+      assert.deepEqual(
+        [result.status, result.stderr],
+        [1, "tokenflow: Cannot write 'stdout': no space left on the disk\n"],
+      );
+    }
+  });
+
   it('sets images beside their reconstructions, and measures them', async () => {
     mkdirSync(inFolder('twin'));
     writeFileSync(inFolder('twin', 'raccoon.jpg'), readFileSync(samples[0]));
@@ -202,6 +268,8 @@ describe('the command line', function () {
     const tokens = json(['inspect', path.join(clipb, 'indices.npy')]);
     assert.deepEqual(tokens.shape, [2, 30]);
     assert.ok(tokens.least >= 0 && tokens.most < 512 && tokens.distinct > 10);
+    const array = succeed(['inspect', path.join(clipb, 'input.npy')]).stdout.toString();
+    assert.match(array, /input\.npy: an array of type f4 and shape \[2, 3, 64, 64\]\n$/);
     const other = json(['inspect', path.join(clipb, 'checkpoint.pt'), '--config', 'siglip']);
     assert.equal(other.model, null);
     assert.match(other.reason, /siglip_384/);
@@ -219,8 +287,8 @@ describe('the command line', function () {
     assert.ok(size('half') < 0.6 * size('converted'));
     succeed(['convert', clipb, '--out', out, '--force']);
     const itself = run(['convert', out, '--out', out, '--force']);
-    assert.equal(itself.code, 1);
-    assert.match(itself.stderr, /into itself/);
+    assert.equal(itself.code, 2);
+    assert.match(itself.stderr, /is read by this command/);
     const config = JSON.parse(readFileSync(inFolder('converted', 'config.json'), 'utf8'));
     const golden = JSON.parse(readFileSync(path.join(clipb, 'config.json'), 'utf8'));
     assert.deepEqual(config, golden);
@@ -233,17 +301,27 @@ describe('the command line', function () {
       writeFileSync(inFolder('cut.pt'), readFileSync(path.join(clipb, 'checkpoint.pt')));
       truncateSync(inFolder('cut.pt'), 1_000_000);
       writeFileSync(inFolder('bad.json'), '{');
+      writeFileSync(inFolder('a.bmp'), 'BM and so on');
+      writeFileSync(inFolder('photo.png'), readFileSync(samples[0]));
+      mkdirSync(inFolder(folderName));
+      writeFileSync(inFolder('full.npy'), readFileSync(path.join(clipb, 'indices.npy')));
       writeNpy(inFolder('floats.npy'), { data: new Float32Array(30), shape: [1, 30] });
       writeNpy(inFolder('large.npy'), { data: new Int32Array(30).fill(512), shape: [1, 30] });
       writeNpy(inFolder('short.npy'), { data: new Int32Array(29), shape: [1, 29] });
     });
 
     const out = ['--out', 'x.npy'];
+    const folderName = 'pictures';
     const cases: [name: string, args: string[], code: number, message: RegExp][] = [
       ['no image', ['encode', ...out], 2, /at least one image/],
       ['no output', ['encode', samples[0]], 2, /--out tokens\.npy/],
       ['images and an array', ['encode', samples[0], '--tensor', 'a.npy', ...out], 2, /not both/],
-      ['two results on stdout', ['encode', samples[0], '--out', '-', '--json'], 2, /both/],
+      [
+        'two results on stdout',
+        ['encode', samples[0], '--out', '-', '--json'],
+        2,
+        /--out - and --json would/,
+      ],
       ['a misspelt option', ['encode', samples[0], '--outt', 'x'], 2, /unknown option '--outt'.*--out/],
       ['a misspelt command', ['encod'], 2, /unknown command 'encod'.*encode/],
       ['a wrong number', ['encode', samples[0], ...out, '--batch', '0'], 2, /--batch.*whole number from 1/],
@@ -261,7 +339,77 @@ describe('the command line', function () {
       ['a missing config', ['encode', samples[0], ...out, '--config', 'no.json'], 1, /no\.json/],
       ['a broken config', ['encode', samples[0], ...out, '--config', 'bad.json'], 1, /bad\.json is not JSON/],
       ['the wrong variant', ['encode', samples[0], ...out, '--config', 'siglip'], 1, /siglip_384/],
-      ['an unwritable place', ['encode', samples[0], '--out', 'no/x.npy'], 1, /no\/x\.npy/],
+      [
+        'a missing folder',
+        ['encode', samples[0], '--out', 'no/x.npy'],
+        1,
+        /'no\/x\.npy': there is no folder .*no$/m,
+      ],
+      ['a folder for a file', ['encode', samples[0], '--out', '.'], 1, /'\.': it is a folder/],
+      [
+        'the same file twice',
+        ['encode', samples[0], ...out, '--features', './x.npy'],
+        2,
+        /--out and --features name the/,
+      ],
+      [
+        'an image written over',
+        ['encode', 'text.jpg', '--out', 'text.jpg'],
+        2,
+        /text\.jpg is read by this command/,
+      ],
+      [
+        'tokens written over',
+        ['decode', 'short.npy', '--tensor', './short.npy'],
+        2,
+        /short\.npy is read by this/,
+      ],
+      [
+        'a picture written over',
+        ['reconstruct', 'photo.png', '--out', '.'],
+        2,
+        /photo\.png is read by this command/,
+      ],
+      [
+        'two images for a file',
+        ['reconstruct', ...samples, '--out', 'a.png'],
+        2,
+        /a\.png takes one picture, .* are 2/,
+      ],
+      ['stdin twice', ['encode', '-', '-', ...out], 2, /stdin can be read once/],
+      ['one dash for two', ['encode', samples[0], '-out', 'x.npy'], 2, /'-out'; did you mean --out\?/],
+      [
+        'an option of another command',
+        ['encode', samples[0], '--scales', '3'],
+        2,
+        /see tokenflow encode --help/,
+      ],
+      [
+        'too many threads',
+        ['encode', samples[0], ...out, '--threads', '1025'],
+        2,
+        /whole number from 1 to 1024/,
+      ],
+      [
+        'too many scales',
+        ['decode', 'full.npy', '--out', 'x', '--scales', '12', '--model', clipb],
+        2,
+        /from 1 to 4, .* 1, 2, 3, 4, .* 12/,
+      ],
+      [
+        'a model without a name',
+        ['encode', samples[0], ...out, '--model', ''],
+        1,
+        /a path for the checkpoint/,
+      ],
+      [
+        'a missing image among others',
+        ['encode', samples[0], 'no.jpg', ...out, '--model', 'no.pt'],
+        1,
+        /no\.jpg/,
+      ],
+      ['a BMP image', ['encode', 'a.bmp', ...out], 1, /it is a BMP image; JPEG, PNG, WebP/],
+      ['a folder for an image', ['encode', folderName, ...out], 1, /it is a folder/],
       ['missing tokens', ['decode', 'no.npy', '--out', 'x'], 1, /no\.npy/],
       ['no tokens', ['decode', 'floats.npy', '--out', 'x'], 1, /expected tokens/],
       ['tokens out of range', ['decode', 'large.npy', '--out', 'x', '--model', clipb], 1, /0 to 511 .* 512/],
@@ -282,6 +430,8 @@ describe('the command line', function () {
         assert.match(result.stderr, message);
         assert.equal(result.code, code, result.stderr);
         assert.match(result.stderr, /^tokenflow: [^\n]+\n$/, 'one line');
+        assert.doesNotMatch(result.stderr, /\bE[A-Z]{3,}\b(?!_)|no such file or directory/, 'plain words');
+        if (code === 2) assert.match(result.stderr, /\(see tokenflow( [a-z]+)? --help\)\n$/);
         assert.equal(result.stdout.length, 0);
       });
     }

@@ -216,6 +216,15 @@ describe('image files', () => {
     for (const [bytes, wanted] of [
       [Buffer.alloc(0), /^Cannot decode the image \(a Buffer of 0 bytes\): it has no bytes$/],
       [Buffer.from('just some text'), /no format that can be read .* its first bytes are "just some te"$/],
+      [Buffer.from('BM\0\0\0\0'), /: it is a BMP image; JPEG, PNG, WebP, GIF, TIFF and AVIF can be read$/],
+      [Buffer.from('\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'latin1'), /it is a HEIC image/],
+      [Buffer.from('\0\0\0\x18ftypisom\0\0\0\0isommp41', 'latin1'), /it is a film \(MP4/],
+      [Buffer.from('\xff\x0a\0\0\0\0\0\0', 'latin1'), /it is a JPEG XL image/],
+      [Buffer.from('8BPS\0\x01'), /it is a Photoshop document/],
+      [Buffer.from('P6\n4 4\n255\n'), /it is a PNM image/],
+      [Buffer.from('%PDF-1.7'), /it is a PDF document/],
+      [Buffer.from('<!DOCTYPE html><html>'), /it is a web page: the download went wrong/],
+      [Buffer.from('version https://git-lfs.github.com/spec/v1'), /Git LFS pointer.*git lfs pull/],
       [Buffer.alloc(64, 0xfe), /its first bytes are fe fe fe fe fe fe fe fe fe fe fe fe$/],
       [
         Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),

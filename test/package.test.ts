@@ -40,6 +40,44 @@ describe('the package', function () {
     );
   });
 
+  for (const [name, options] of Object.entries({
+    'without @types/node, by the DOM library': { lib: ['ES2022', 'DOM', 'ESNext.Disposable'], types: [] },
+    'with @types/node and no DOM library': { lib: ['ES2022'], types: ['node'] },
+  })) {
+    it(`has types that are whole ${name}`, () => {
+      const user = `
+        import { TokenFlow, ERROR_CODES, Codebook, readNpy, writeNpy, openCheckpoint, toPng } from 'tokenflow';
+        import type { ErrorCode, ImageSource } from 'tokenflow';
+        import { kMeans } from 'tokenflow/codebook';
+        export const code: ErrorCode = ERROR_CODES[0];
+        export const image: ImageSource = new URL('file:///a.jpg');
+        export async function use(signal: AbortSignal): Promise<Float32Array> {
+          const tokenizer = await TokenFlow.load('model.pt', { signal });
+          const encoded = await tokenizer.encode([image, new Uint8Array(3)], { signal });
+          const png: Uint8Array = await toPng(new Uint8Array(3), 1, 1);
+          writeNpy('x.npy', { data: png, shape: [png.length] });
+          // @ts-expect-error: no such option
+          await tokenizer.decode(encoded, { scale: 1 });
+          return tokenizer.codes(encoded).codes;
+        }
+        export { Codebook, kMeans, openCheckpoint, readNpy };`;
+      writeFileSync(path.join(consumer, 'user.mts'), user);
+      writeFileSync(path.join(consumer, 'user.cts'), user);
+      const compilerOptions = {
+        ...options,
+        target: 'ES2022',
+        module: 'Node16',
+        strict: true,
+        noEmit: true,
+        skipLibCheck: false,
+        typeRoots: [path.join(root, 'node_modules', '@types')],
+      };
+      const project = JSON.stringify({ compilerOptions, files: ['user.mts', 'user.cts'] });
+      writeFileSync(path.join(consumer, 'tsconfig.json'), project);
+      run([path.join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.json'], consumer);
+    });
+  }
+
   it('gives require() and import the same classes', () => {
     const script = `
       import * as esm from 'tokenflow';

@@ -251,6 +251,7 @@ describe('TokenFlow', function () {
     await refused(TokenFlow.load(clipb, { batch: 2 } as object), /'batch'/);
     await refused(TokenFlow.load(clipb, { precision: 'fp16' as 'bf16' }), /'f32' or 'bf16' for precision/);
     await refused(TokenFlow.load(clipb, { threads: 0 }), /for threads/);
+    await refused(TokenFlow.load(clipb, { threads: 2 ** 32 + 1 }), /from 1 to 1024 for threads/);
     await refused(TokenFlow.load(clipb, { preload: ['decoder' as 'decode'] }), /for preload/);
     await refused(TokenFlow.load(clipb, { device: 'gpu' as 'cpu' }), /for device but received 'gpu'/);
     await assert.rejects(tokenizer.encode('nowhere.jpg'), hasCode('ERR_TOKENFLOW_IO', /nowhere\.jpg/));
@@ -279,6 +280,44 @@ describe('TokenFlow', function () {
     } finally {
       rmSync(folder, { recursive: true });
     }
+  });
+
+  it('gives the codes behind tokens, of unit length, as they are summed into features', async () => {
+    const { codes, shape } = tokenizer.codes(rows);
+    const { featureWidth: width, tokenCount: count } = tokenizer;
+    const batch = rows.shape[0];
+    assert.deepEqual(shape, [batch, count, width]);
+    const norm = (part: Float32Array) => Math.hypot(...part);
+    for (let i = 0; i < codes.length; i += width) {
+      assert.ok(Math.abs(norm(codes.subarray(i, i + 32)) - 1) < 1e-5);
+      assert.ok(Math.abs(norm(codes.subarray(i + 32, i + width)) - 1) < 1e-5);
+    }
+    // The first scale is one token, so the features of it alone are its code at every position.
+    const { features } = await tokenizer.decodeFeatures(rows, { scales: 1 });
+    const first = tokenizer.codes(rows, { scales: 1 });
+    assert.deepEqual(first.shape, [batch, 1, width]);
+    for (let b = 0; b < batch; b++) {
+      const code = first.codes.subarray(b * width, (b + 1) * width);
+      assert.deepEqual(code, codes.subarray(b * count * width, (b * count + 1) * width));
+      const position = (b * tokenizer.grid ** 2 + 5) * width;
+      assert.ok(relativeError(features.subarray(position, position + width), code) < 1e-6);
+    }
+    const codebook = tokenizer.codebook();
+    assert.equal(codebook.size, tokenizer.codebookSize);
+    assert.deepEqual([...codebook.dims], [32, 8]);
+    const { indices } = await codebook.nearest(codes);
+    assert.deepEqual(indices, rows.tokens);
+    assert.throws(
+      () => tokenizer.codes([[tokenizer.codebookSize]]),
+      hasCode('ERR_TOKENFLOW_INVALID_ARGUMENT'),
+    );
+
+    const other = await TokenFlow.load(clipb);
+    const kept = other.codebook();
+    await other.dispose();
+    assert.throws(() => other.codebook(), hasCode('ERR_TOKENFLOW_DISPOSED'));
+    assert.throws(() => other.codes(rows), hasCode('ERR_TOKENFLOW_DISPOSED'));
+    assert.equal(kept.lookup([3]).length, width);
   });
 
   it('refuses use after dispose, and disposes twice', async () => {

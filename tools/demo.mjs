@@ -5,7 +5,6 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { openCheckpoint } from '../dist/checkpoint/checkpoint.js';
 import { drawContactSheet } from '../dist/image/contact-sheet.js';
 import { ImageProcessor, psnr, ssim, TokenFlow, TokenFlowError, writeNpy, writePng } from '../dist/index.mjs';
 import { tokenColors } from './demo/token-colors.mjs';
@@ -41,16 +40,21 @@ async function decodeProgressively(tokenizer, encoded) {
   return decoded;
 }
 
+/** The pixel half of every code, `[codes][dim]`. */
+function pixelCodes(codebook) {
+  const [semantic, dim] = codebook.dims;
+  const codes = codebook.lookup(Int32Array.from({ length: codebook.size }, (_, token) => token));
+  return codes.filter((_, i) => i % (semantic + dim) >= semantic);
+}
+
 /** Tokens to colours that tell what they stand for; fitted on the photographs at hand. */
-function fitColors(model, tokenizer, encoded, reconstructions) {
-  const checkpoint = openCheckpoint(model);
-  const codes = checkpoint.read('quantize.embedding_vqgan.weight');
-  checkpoint.close();
+function fitColors(tokenizer, encoded, reconstructions) {
+  const codebook = tokenizer.codebook();
   const samples = Array.from({ length: reconstructions.count }, (_, i) => ({
     features: row(encoded.features, i, reconstructions.count),
     picture: imageOf(reconstructions, i),
   }));
-  return tokenColors(codes, codes.length / tokenizer.codebookSize, samples, tokenizer.grid, encoded.tokens);
+  return tokenColors(pixelCodes(codebook), codebook.dims[1], samples, tokenizer.grid, encoded.tokens);
 }
 
 /** What a contact sheet shows of each scale. */
@@ -85,7 +89,7 @@ async function main({ model, out }) {
   say(`  and back, after each of the ${scales.length} scales, in ${secondsSince(start)}\n`);
 
   const originals = await new ImageProcessor({ size: outputSize }).prepareBatch(files);
-  const colors = fitColors(model, tokenizer, encoded, decoded.at(-1));
+  const colors = fitColors(tokenizer, encoded, decoded.at(-1));
   await tokenizer.dispose();
 
   const column = Math.max(...names.map((name) => name.length));

@@ -3,8 +3,10 @@
 //   npm run evaluate:tiny [-- --model CHECKPOINT] [-- --json FILE]
 //
 // The held-out photographs are not in the repository. They are fetched from the packages that tools/train/heldout.json
-// names (about 125 MB, kept in .cache/train) and cropped by tools/train/export_heldout.py, which checks their SHA-256.
+// names (kept in .cache/train) and cropped by tools/train/export_heldout.py, which checks their SHA-256. Both are done
+// again when heldout.json has changed.
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -26,17 +28,35 @@ function prepare(script, args) {
   }
 }
 
+/** Says what is about to be downloaded of `packages`, if anything is. */
+function announce(packages, cache) {
+  const { apt } = JSON.parse(readFileSync(path.join(root, 'tools', 'train', 'sources.json'), 'utf8'));
+  const absent = apt.filter(
+    ({ package: name }) => packages.includes(name) && !existsSync(path.join(cache, 'packages', name)),
+  );
+  if (absent.length === 0) return;
+  const megabytes = absent.reduce((sum, { megabytes: size }) => sum + size, 0);
+  const names = absent.map(({ package: name }) => name).join(', ');
+  console.error(
+    `evaluate:tiny: downloading about ${megabytes} MB with apt-get, the packages that hold the held-out photographs` +
+      ` (${names}). They are unpacked below ${cache} and kept; nothing is installed.`,
+  );
+}
+
 /** The held-out crops: uint8 [N, size, size, 3]. */
 function heldOut() {
-  const folder = path.join(
-    process.env.TOKENFLOW_TRAIN_CACHE ?? path.join(root, '.cache', 'train'),
-    'heldout',
-  );
+  const cache = process.env.TOKENFLOW_TRAIN_CACHE ?? path.join(root, '.cache', 'train');
+  const folder = path.join(cache, 'heldout');
   const array = path.join(folder, 'images.npy');
-  if (!existsSync(array)) {
-    const listed = JSON.parse(readFileSync(path.join(root, 'tools', 'train', 'heldout.json'), 'utf8'));
-    prepare('fetch.py', [...new Set(listed.photographs.map((photo) => photo.package))]);
+  const stamp = path.join(folder, 'heldout.sha256');
+  const list = readFileSync(path.join(root, 'tools', 'train', 'heldout.json'), 'utf8');
+  const digest = createHash('sha256').update(list).digest('hex');
+  if (!existsSync(array) || !existsSync(stamp) || readFileSync(stamp, 'utf8') !== digest) {
+    const packages = [...new Set(JSON.parse(list).photographs.map((photo) => photo.package))];
+    announce(packages, cache);
+    prepare('fetch.py', packages);
     prepare('export_heldout.py', [folder]);
+    writeFileSync(stamp, digest);
   }
   const { data, shape } = readNpy(array);
   const [count, height, width] = shape;

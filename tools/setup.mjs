@@ -2,7 +2,16 @@
 // Each step is skipped when its inputs have not changed since it last succeeded. `--test` also builds the tests.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -59,8 +68,27 @@ function step(name, inputs, outputs, work) {
   writeFileSync(stamp, now);
 }
 
+const hasTool = (command) => spawnSync(command, ['--version']).status === 0;
+
 function requireTool(command, hint) {
-  if (spawnSync(command, ['--version']).status !== 0) fail(`${command} is missing. Type: ${hint}`);
+  if (!hasTool(command)) fail(`${command} is missing. Type: ${hint}`);
+}
+
+/**
+ * CMake refuses a build folder that was configured for another generator (cmake-js takes Ninja as soon as there is one)
+ * or for a clone that lay elsewhere. What such a folder remembers is thrown away, and the build begins anew.
+ */
+function forgetStaleConfiguration() {
+  const cache = path.join(stampFolder, 'CMakeCache.txt');
+  if (process.platform === 'win32' || !existsSync(cache)) return;
+  const text = readFileSync(cache, 'utf8');
+  const remembered = (name) => text.match(new RegExp(`^${name}:\\w+=(.*)$`, 'm'))?.[1];
+  const generator = hasTool('ninja') ? 'Ninja' : 'Unix Makefiles';
+  const source = remembered('CMAKE_HOME_DIRECTORY');
+  const samePlace = source !== undefined && existsSync(source) && realpathSync(source) === realpathSync(root);
+  if (samePlace && remembered('CMAKE_GENERATOR') === generator) return;
+  rmSync(cache);
+  rmSync(path.join(stampFolder, 'CMakeFiles'), { recursive: true, force: true });
 }
 
 const [major, minor] = process.versions.node.split('.').map(Number);
@@ -72,10 +100,17 @@ step('modules', ['package-lock.json'], ['node_modules'], () =>
     env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: 'skip' },
   }),
 );
-step('native', ['native', 'CMakeLists.txt', 'package-lock.json'], ['build/Release/tokenflow.node'], () => {
+const built = ['build/Release/tokenflow.node', 'build/CMakeCache.txt'];
+step('native', ['native', 'CMakeLists.txt', 'package-lock.json'], built, () => {
   requireTool('g++', 'sudo apt-get install g++');
   requireTool('cmake', 'sudo apt-get install cmake');
-  run('native build', 'node', ['node_modules/cmake-js/bin/cmake-js', 'build', '--parallel', '2']);
+  forgetStaleConfiguration();
+  run('native build (about a minute on two cores)', 'node', [
+    'node_modules/cmake-js/bin/cmake-js',
+    'build',
+    '--parallel',
+    '2',
+  ]);
 });
 step('typescript', ['lib', 'tsconfig.json', 'package-lock.json'], ['dist/index.js'], () =>
   run('typescript build', 'node', ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json']),

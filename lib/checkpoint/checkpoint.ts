@@ -10,6 +10,7 @@
 import * as fs from 'node:fs';
 import * as path from 'node:path';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { DTYPE_BYTES, type Dtype, fromFloat32, isFloating, toFloat32 } from './dtype.js';
 import { isSafetensors, openSafetensors, openSafetensorsIndex } from './safetensors.js';
 import { type TensorToWrite, writeSafetensors } from './safetensors-writer.js';
@@ -171,11 +172,7 @@ function findFile(fileOrFolder: string): string {
     if (!fs.statSync(fileOrFolder).isDirectory()) return fileOrFolder;
     names = fs.readdirSync(fileOrFolder).sort();
   } catch (cause) {
-    throw new TokenFlowError(
-      'ERR_TOKENFLOW_IO',
-      `could not open ${fileOrFolder}: ${(cause as Error).message}`,
-      { cause },
-    );
+    throw systemError('open', fileOrFolder, cause);
   }
   const kinds = [
     /^model\.safetensors$/,

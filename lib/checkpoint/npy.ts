@@ -5,7 +5,8 @@
  * NumPy writes is understood, so nothing in it is ever evaluated.
  */
 import * as fs from 'node:fs';
-import { invalidArgument, TokenFlowError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { elementCount } from './dtype.js';
 import { type ByteSource, bufferSource, openFile, readRange } from './source.js';
 import { StoredTensor } from './stored-tensor.js';
@@ -212,7 +213,10 @@ export function encodeNpyHeader(kind: WrittenKind, shape: readonly number[]): Bu
   return header;
 }
 
-/** An array as the bytes of a `.npy` file (version 1.0, C order). */
+/**
+ * An array as the bytes of a `.npy` file (version 1.0, C order).
+ * @internal
+ */
 export function encodeNpy({ shape, data }: NpyArray): Buffer {
   const kind = kindOf(data);
   if (!kind) throw invalidArgument('data', 'a typed array that NumPy has a type for', data);
@@ -233,8 +237,6 @@ export function writeNpy(file: string, array: NpyArray): void {
   try {
     fs.writeFileSync(file, bytes);
   } catch (cause) {
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `could not write ${file}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw systemError('write', file, cause);
   }
 }

@@ -2,7 +2,8 @@
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as path from 'node:path';
-import { invalidArgument, TokenFlowError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { DTYPE_BYTES, type Dtype, elementCount } from './dtype.js';
 
 /** A tensor as a header describes it. */
@@ -90,9 +91,7 @@ function replaceFile(file: string, fill: (write: (bytes: Uint8Array) => void) =>
     try {
       return call();
     } catch (cause) {
-      throw new TokenFlowError('ERR_TOKENFLOW_IO', `could not write ${file}: ${(cause as Error).message}`, {
-        cause,
-      });
+      throw systemError('write', file, cause);
     }
   };
   const fd = io(() => fs.openSync(temporary, 'wx'));

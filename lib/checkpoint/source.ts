@@ -7,6 +7,7 @@
 import * as fs from 'node:fs';
 import * as os from 'node:os';
 import { type ErrorCode, TokenFlowError } from '../errors.js';
+import { type FileAction, systemError } from '../system-error.js';
 
 /** Largest single read: small enough to stay in the second-level cache between reading and converting or checking. */
 export const PIECE_BYTES = 512 * 1024;
@@ -66,9 +67,9 @@ class FileSource implements ByteSource {
   constructor(path: string, code: ErrorCode) {
     this.name = path;
     this.#code = code;
-    this.#fd = this.#io(`could not open ${path}`, () => fs.openSync(path, 'r'));
+    this.#fd = this.#io('open', () => fs.openSync(path, 'r'));
     try {
-      const stat = this.#io(`could not open ${path}`, () => fs.fstatSync(this.#fd));
+      const stat = this.#io('open', () => fs.fstatSync(this.#fd));
       if (!stat.isFile()) {
         throw new TokenFlowError(
           'ERR_TOKENFLOW_IO',
@@ -92,9 +93,7 @@ class FileSource implements ByteSource {
     checkRange(this, offset, target.length);
     for (let done = 0; done < target.length; ) {
       const length = Math.min(target.length - done, 1 << 30); // one read call moves less than 2 GiB
-      const got = this.#io(`could not read ${this.name}`, () =>
-        fs.readSync(this.#fd, target, done, length, offset + done),
-      );
+      const got = this.#io('read', () => fs.readSync(this.#fd, target, done, length, offset + done));
       if (got === 0) throw this.broken('the file became shorter while it was being read');
       done += got;
     }
@@ -111,11 +110,11 @@ class FileSource implements ByteSource {
     fs.closeSync(fd);
   }
 
-  #io<T>(what: string, call: () => T): T {
+  #io<T>(action: FileAction, call: () => T): T {
     try {
       return call();
     } catch (cause) {
-      throw new TokenFlowError('ERR_TOKENFLOW_IO', `${what}: ${(cause as Error).message}`, { cause });
+      throw systemError(action, this.name, cause);
     }
   }
 }

@@ -63,17 +63,17 @@ export function compareKeys(
   const misshapen: string[] = [];
   for (const [name, shape] of expected) {
     const tensor = found.get(name);
-    if (!tensor) missing.push(`${name} [${shape.join(', ')}]`);
+    if (!tensor) missing.push(`'${name}' [${shape.join(', ')}]`);
     else if (
       tensor.shape.length !== shape.length ||
       shape.some((size, axis) => size !== tensor.shape[axis])
     ) {
-      misshapen.push(`${name}: expected [${shape.join(', ')}], found [${tensor.shape.join(', ')}]`);
+      misshapen.push(`'${name}' expected [${shape.join(', ')}], found [${tensor.shape.join(', ')}]`);
     }
   }
   const extra = [...found]
     .filter(([name]) => !expected.has(name) && !ignore(name))
-    .map(([name, { shape }]) => `${name} [${shape.join(', ')}]`);
+    .map(([name, { shape }]) => `'${name}' [${shape.join(', ')}]`);
   if (missing.length + extra.length + misshapen.length === 0) return;
 
   const lines = [

@@ -1,30 +1,37 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { decodeNpy, encodeNpy, type NpyArray, readNpy, writeNpy } from '../checkpoint/npy.js';
 import { TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { channelsFirst } from '../tokenizer/layout.js';
+import { readStdin, writeStdout } from './streams.js';
 
 const FORMAT = 'ERR_TOKENFLOW_FORMAT';
 
-/** Reads an array from a file, or from stdin for `-`. */
-export function readArray(file: string): NpyArray {
-  return file === '-' ? decodeNpy(readFileSync(0), 'stdin') : readNpy(file);
+/** Reads an array from a file or a pipe, or from stdin for `-`. */
+export async function readArray(file: string): Promise<NpyArray> {
+  if (file === '-') return decodeNpy(await readStdin(), 'stdin');
+  const piped = readPipe(file);
+  return piped ? decodeNpy(piped, file) : readNpy(file);
+}
+
+/** The content of a pipe, what a shell makes of `<(command)`; undefined for anything that is no pipe. */
+function readPipe(file: string): Uint8Array | undefined {
+  try {
+    return statSync(file).isFIFO() ? readFileSync(file) : undefined;
+  } catch (cause) {
+    throw systemError('read', file, cause);
+  }
 }
 
 /** Writes an array to a file, or to stdout for `-`. */
 export async function writeArray(file: string, array: NpyArray): Promise<void> {
-  if (file !== '-') {
-    writeNpy(file, array);
-    return;
-  }
-  const bytes = encodeNpy(array);
-  await new Promise<void>((resolve, reject) =>
-    process.stdout.write(bytes, (error) => (error ? reject(error) : resolve())),
-  );
+  if (file === '-') await writeStdout(encodeNpy(array));
+  else writeNpy(file, array);
 }
 
 /** A prepared image batch: float32 [B,3,size,size]. */
-export function readImageTensor(file: string, size: number): Float32Array {
-  const { data, shape } = readArray(file);
+export async function readImageTensor(file: string, size: number): Promise<Float32Array> {
+  const { data, shape } = await readArray(file);
   const fits =
     data instanceof Float32Array &&
     shape.length === 4 &&
@@ -39,8 +46,8 @@ export function readImageTensor(file: string, size: number): Float32Array {
 }
 
 /** Tokens of any integer type: [B,T], or [T] for one image. */
-export function readTokens(file: string): { tokens: Int32Array; shape: number[] } {
-  const { data, shape } = readArray(file);
+export async function readTokens(file: string): Promise<{ tokens: Int32Array; shape: number[] }> {
+  const { data, shape } = await readArray(file);
   const floating = data instanceof Float32Array || data instanceof Float64Array;
   if (floating || shape.length < 1 || shape.length > 2 || data.length === 0) {
     throw new TokenFlowError(

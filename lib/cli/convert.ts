@@ -3,10 +3,11 @@ import * as path from 'node:path';
 import { Command } from 'commander';
 import { openCheckpoint, saveAsSafetensors } from '../checkpoint/checkpoint.js';
 import { TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { openModel } from '../tokenizer/open-model.js';
-import { makeFolder } from './folder.js';
 import { jsonOption, option, quietOption } from './options.js';
 import { type OutputOptions, printJson, say } from './session.js';
+import { checkFolder, checkNotRead, makeFolder } from './targets.js';
 
 interface ConvertOptions extends OutputOptions {
   out: string;
@@ -29,24 +30,18 @@ function convert(file: string, options: ConvertOptions): void {
       );
     }
   }
+  checkFolder(out);
   const started = performance.now();
   const checkpoint = openCheckpoint(file);
   try {
     const model = openModel(checkpoint, config, file);
+    checkNotRead(weights, [checkpoint.path]);
     makeFolder(out);
-    if (existsSync(weights) && path.resolve(checkpoint.path) === path.resolve(weights)) {
-      throw new TokenFlowError(
-        'ERR_TOKENFLOW_IO',
-        `${weights} cannot be converted into itself; name another folder`,
-      );
-    }
     saveAsSafetensors(checkpoint, weights, { dtype: dtype && DTYPES[dtype], metadata: { format: 'pt' } });
     try {
       writeFileSync(settings, `${JSON.stringify(model.config, null, 2)}\n`);
     } catch (cause) {
-      throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot write ${settings}: ${(cause as Error).message}`, {
-        cause,
-      });
+      throw systemError('write', settings, cause);
     }
     const seconds = (performance.now() - started) / 1000;
     const tensors = checkpoint.tensors.size;

@@ -1,9 +1,7 @@
-import * as path from 'node:path';
 import { Command } from 'commander';
-import { writePng } from '../image/png.js';
 import { featureMap, readTokens, writeArray } from './arrays.js';
-import { makeFolder } from './folder.js';
-import { addModelOptions, option, scalesOption } from './options.js';
+import { addModelOptions, checkScales, option, scalesOption } from './options.js';
+import { PictureTarget } from './pictures.js';
 import {
   interrupted,
   loadModel,
@@ -14,6 +12,7 @@ import {
   say,
   usageError,
 } from './session.js';
+import { checkTargets } from './targets.js';
 
 interface DecodeCommandOptions extends ModelOptions {
   out?: string;
@@ -29,30 +28,34 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
   if (!out && !tensor && !semantic && !features) {
     throw usageError('say what to make: --out folder (PNG), --tensor, --semantic or --features (.npy)');
   }
-  const toStdout = Object.values(targets).filter((target) => target === '-').length + (json ? 1 : 0);
-  if (toStdout > 1) throw usageError('only one result can go to stdout');
-
-  const rows = readTokens(file);
+  checkTargets(
+    {
+      '--tensor': tensor,
+      '--semantic': semantic,
+      '--features': features,
+      '--out': out === '-' ? out : undefined,
+    },
+    [file],
+    json,
+  );
+  const rows = await readTokens(file);
+  const pictures =
+    out === undefined ? undefined : new PictureTarget(out, numberedNames(rows.shape[0]), [file]);
   const tokenizer = await loadModel(options);
   try {
+    checkScales(scales, tokenizer);
     const run = { scales, signal: interrupted };
     const resident = new ResidentSize();
     const started = performance.now();
     const files: string[] = [];
     try {
-      if (out) {
+      if (pictures) {
         const { data, width, height, count } = await tokenizer.decode(rows, run);
-        makeFolder(out);
-        const digits = Math.max(4, String(count - 1).length);
+        const bytes = width * height * 3;
         for (let i = 0; i < count; i++) {
-          const image = {
-            data: data.subarray(i * width * height * 3, (i + 1) * width * height * 3),
-            width,
-            height,
-          };
-          const png = path.join(out, `${String(i).padStart(digits, '0')}.png`);
-          await writePng(png, image);
-          files.push(png);
+          files.push(
+            await pictures.write(i, { data: data.subarray(i * bytes, (i + 1) * bytes), width, height }),
+          );
         }
       }
       if (tensor) {
@@ -71,13 +74,12 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
       resident.stop();
     }
     const seconds = (performance.now() - started) / 1000;
-    const written = [
-      ...(out ? [out] : []),
-      ...Object.values(targets).filter((target) => target && target !== '-'),
-    ];
+    const [count, width] = rows.shape;
+    const written = [out, ...Object.values(targets)].filter((target) => target && target !== '-');
     say(
       options,
-      `${rows.shape[0]} ${rows.shape[0] === 1 ? 'image' : 'images'} of ${rows.shape[1]} tokens, ${seconds.toFixed(2)} s -> ${written.join(', ')}`,
+      `${count} ${count === 1 ? 'image' : 'images'} of ${width} tokens, ${seconds.toFixed(2)} s` +
+        (written.length > 0 ? ` -> ${written.join(', ')}` : ''),
     );
     if (json) {
       printJson({
@@ -98,13 +100,22 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
   }
 }
 
+function numberedNames(count: number): string[] {
+  const digits = Math.max(4, String(count - 1).length);
+  return Array.from({ length: count }, (_, i) => `${String(i).padStart(digits, '0')}.png`);
+}
+
 export function decodeCommand(): Command {
   return addModelOptions(
     new Command('decode')
       .description('Turn tokens into images, semantic features or code features.')
       .argument('<tokens>', 'tokens as .npy, [B, T] or [T]; - for stdin')
       .addOption(
-        option('-o, --out <folder>', 'write the images there as 0000.png, 0001.png, ...', '--out images'),
+        option(
+          '-o, --out <folder>',
+          'write the images there as 0000.png, 0001.png, ...; for one image a .png file works too, or - for stdout',
+          '--out images',
+        ),
       )
       .addOption(
         option(

@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import type { Fit } from '../image/processor.js';
+import type { ImageSource } from '../image/source.js';
 import type { TokenFlow } from '../tokenizer/tokenflow.js';
 import type { Encoded } from '../tokenizer/types.js';
 import { featureMap, readImageTensor, writeArray } from './arrays.js';
@@ -14,6 +15,8 @@ import {
   say,
   usageError,
 } from './session.js';
+import { openImages } from './streams.js';
+import { checkTargets } from './targets.js';
 
 interface EncodeCommandOptions extends ModelOptions {
   out?: string;
@@ -30,14 +33,15 @@ async function encode(images: string[], options: EncodeCommandOptions): Promise<
   if (!out && !features && !json) {
     throw usageError('say where the tokens go: --out tokens.npy, --out - (stdout) or --json');
   }
-  if (out === '-' && json) throw usageError('--out - and --json would both write to stdout');
+  checkTargets({ '--out': out, '--features': features }, tensor ? [tensor] : images, json);
+  const sources = await openImages(images);
 
   const residentBefore = process.memoryUsage.rss();
   const tokenizer = await loadModel(options, { preload: ['encode'] });
   try {
     const resident = new ResidentSize();
     const started = performance.now();
-    const encoded = await run(tokenizer, images, options).finally(() => resident.stop());
+    const encoded = await run(tokenizer, sources, options).finally(() => resident.stop());
     const seconds = (performance.now() - started) / 1000;
 
     if (out) await writeArray(out, { data: encoded.tokens, shape: encoded.shape });
@@ -71,13 +75,17 @@ async function encode(images: string[], options: EncodeCommandOptions): Promise<
   }
 }
 
-async function run(tokenizer: TokenFlow, images: string[], options: EncodeCommandOptions): Promise<Encoded> {
+async function run(
+  tokenizer: TokenFlow,
+  images: readonly ImageSource[],
+  options: EncodeCommandOptions,
+): Promise<Encoded> {
   const common = { signal: interrupted, features: options.features !== undefined };
   if (options.tensor === undefined) {
     const { fit, maxPixels } = options;
     return tokenizer.encode(images, { ...common, fit, maxPixels });
   }
-  return tokenizer.encodeTensor(readImageTensor(options.tensor, tokenizer.imageSize), common);
+  return tokenizer.encodeTensor(await readImageTensor(options.tensor, tokenizer.imageSize), common);
 }
 
 function rows({ tokens, shape: [count, width] }: Encoded): number[][] {
@@ -88,7 +96,7 @@ export function encodeCommand(): Command {
   return addModelOptions(
     new Command('encode')
       .description('Turn images into tokens.')
-      .argument('[images...]', 'image files')
+      .argument('[images...]', 'image files; - for one on stdin')
       .addOption(
         option(
           '-o, --out <file>',

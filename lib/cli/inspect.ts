@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js';
 import { readNpyHeader } from '../checkpoint/npy.js';
 import { TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { tokenCount } from '../tokenizer/config.js';
 import type { Model } from '../tokenizer/model.js';
 import { openModel } from '../tokenizer/open-model.js';
@@ -30,10 +31,18 @@ function isNpy(file: string): boolean {
   }
 }
 
-/** What an array of tokens holds, as data and in words. */
-function inspectTokens(file: string): { data: object; lines: string[] } {
-  const { descr } = readNpyHeader(file);
-  const { tokens, shape } = readTokens(file);
+/** What an array holds, as data and in words. */
+async function inspectArray(file: string): Promise<{ data: object; lines: string[] }> {
+  const { descr, shape } = readNpyHeader(file);
+  if (/^[iu]/.test(descr) && shape.length <= 2) return inspectTokens(file, descr);
+  return {
+    data: { kind: 'array', path: file, dtype: descr, shape },
+    lines: [`${file}: an array of type ${descr} and shape [${shape.join(', ')}]`],
+  };
+}
+
+async function inspectTokens(file: string, descr: string): Promise<{ data: object; lines: string[] }> {
+  const { tokens, shape } = await readTokens(file);
   let [least, most] = [tokens[0], tokens[0]];
   for (const token of tokens) {
     least = Math.min(least, token);
@@ -139,16 +148,14 @@ function modelLines(model: Model, checkpoint: Checkpoint): string[] {
   ];
 }
 
-function inspect(file: string, options: InspectOptions): void {
-  let tokens: boolean;
+async function inspect(file: string, options: InspectOptions): Promise<void> {
+  let array: boolean;
   try {
-    tokens = isNpy(file);
+    array = isNpy(file);
   } catch (cause) {
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot open ${file}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw systemError('open', file, cause);
   }
-  const { data, lines } = tokens ? inspectTokens(file) : inspectCheckpoint(file, options);
+  const { data, lines } = array ? await inspectArray(file) : inspectCheckpoint(file, options);
   if (options.json) printJson(data);
   else if (!options.quiet) process.stdout.write(`${lines.join('\n')}\n`);
 }
@@ -156,7 +163,7 @@ function inspect(file: string, options: InspectOptions): void {
 export function inspectCommand(): Command {
   return new Command('inspect')
     .description('Say what a checkpoint or a file of tokens holds.')
-    .argument('<checkpoint|tokens>', 'a checkpoint, the folder it is in, or tokens as .npy')
+    .argument('<checkpoint|tokens>', 'a checkpoint, the folder it is in, or tokens (or any array) as .npy')
     .addOption(option('--config <variant|path>', 'as of the other commands', '--config clipb'))
     .addOption(option('--tensors', 'list every tensor with its type and shape', 'inspect model.pt --tensors'))
     .addOption(jsonOption())

@@ -1,13 +1,14 @@
 import { Command, CommanderError } from 'commander';
 import { TokenFlowError } from '../errors.js';
 import { NativeLoadError } from '../native.js';
+import { systemError } from '../system-error.js';
 import { convertCommand } from './convert.js';
 import { decodeCommand } from './decode.js';
 import { doctorCommand } from './doctor.js';
 import { encodeCommand } from './encode.js';
 import { inspectCommand } from './inspect.js';
 import { reconstructCommand } from './reconstruct.js';
-import { interrupted, listenForInterrupt } from './session.js';
+import { interrupted, listenForInterrupt, USAGE } from './session.js';
 import { packageVersion } from './version.js';
 
 /** Exit codes: what a shell script can rely on. */
@@ -22,15 +23,18 @@ function complain(message: string): void {
   process.stderr.write(`tokenflow: ${message}\n`);
 }
 
+/** How the commands complain of a mistake in how they were called. */
+function usageComplaint(command: string): (text: string) => void {
+  return (text) => complain(`${oneLine(text.replace(/^error: /, ''))} (see ${command} --help)`);
+}
+
 function buildProgram(): Command {
   const program = new Command('tokenflow')
     .description('Images to discrete tokens and back.')
     .version(packageVersion(), '-V, --version', 'print the version  (e.g. tokenflow --version)')
     .helpOption('-h, --help', 'print this text  (e.g. tokenflow encode --help)')
     .exitOverride()
-    .configureOutput({
-      outputError: (text) => complain(oneLine(text.replace(/^error: /, ''))),
-    })
+    .configureOutput({ outputError: usageComplaint('tokenflow') })
     .addHelpText('after', '\nExample:\n  tokenflow encode photo.jpg --out tokens.npy');
   const commands = [
     encodeCommand(),
@@ -40,15 +44,20 @@ function buildProgram(): Command {
     convertCommand(),
     doctorCommand(),
   ];
-  for (const command of commands) program.addCommand(command.copyInheritedSettings(program));
+  for (const command of commands) {
+    command
+      .copyInheritedSettings(program)
+      .configureOutput({ outputError: usageComplaint(`tokenflow ${command.name()}`) });
+    program.addCommand(command);
+  }
   return program;
 }
 
 /** Says what went wrong, in a line where a line is enough, and returns the exit code. */
-function report(error: unknown): number {
+function report(error: unknown, command: string): number {
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return DONE; // help or version was asked for
-    if (error.code === 'tokenflow.usage') complain(`${error.message} (see tokenflow --help)`);
+    if (error.code === USAGE) usageComplaint(`tokenflow ${command}`)(error.message);
     return WRONG_USAGE;
   }
   if (interrupted.aborted) {
@@ -62,16 +71,28 @@ function report(error: unknown): number {
   return FAILED;
 }
 
+/** `-out x` would be read as `-o ut`, and x as one more image. */
+function refuseSingleDash(program: Command, [, , name, ...rest]: readonly string[]): void {
+  const command = program.commands.find((candidate) => candidate.name() === name);
+  const meant = rest.find((arg) => command?.options.some(({ long }) => arg.length > 2 && `-${arg}` === long));
+  if (command && meant) command.error(`unknown option '${meant}'; did you mean -${meant}?`, { exitCode: 2 });
+}
+
 /** Runs the command line and sets the exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
   listenForInterrupt();
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(DONE); // the reader has seen enough
-    throw error;
+    process.exit(report(systemError('write', 'stdout', error), ''));
+  });
+  let running = '';
+  const program = buildProgram().hook('preAction', (_, command) => {
+    running = command.name();
   });
   try {
-    await buildProgram().parseAsync(argv);
+    refuseSingleDash(program, argv);
+    await program.parseAsync(argv);
   } catch (error) {
-    process.exitCode = report(error);
+    process.exitCode = report(error, running);
   }
 }

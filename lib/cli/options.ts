@@ -1,11 +1,14 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { MAX_THREADS } from '../tokenizer/types.js';
+import { usageError } from './session.js';
 
-/** A whole number from `least` on. */
-export function wholeNumber(least: number): (text: string) => number {
+/** A whole number from `least` to `most`. */
+export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  const range = most === Number.MAX_SAFE_INTEGER ? `from ${least}` : `from ${least} to ${most}`;
   return (text) => {
     const value = Number(text);
-    if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= least) return value;
-    throw new InvalidArgumentError(`Expected a whole number from ${least}.`);
+    if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`Expected a whole number ${range}.`);
   };
 }
 
@@ -59,7 +62,9 @@ export function addModelOptions(command: Command): Command {
       ),
     )
     .addOption(
-      option('--threads <n>', 'threads; default: the cores', '--threads 2').argParser(wholeNumber(1)),
+      option('--threads <n>', 'threads; default: the cores', '--threads 2').argParser(
+        wholeNumber(1, MAX_THREADS),
+      ),
     )
     .addOption(jsonOption())
     .addOption(quietOption());
@@ -83,3 +88,13 @@ export const maxPixelsOption = (): Option =>
 
 export const scalesOption = (): Option =>
   option('--scales <k>', 'use the first k scales only', '--scales 5').argParser(wholeNumber(1));
+
+/** Checks `--scales` against the model, which knows how many there are. */
+export function checkScales(asked: number | undefined, model: { readonly scales: readonly number[] }): void {
+  const { scales } = model;
+  if (asked === undefined || asked <= scales.length) return;
+  throw usageError(
+    `--scales: expected a whole number from 1 to ${scales.length}, since the scales of this model are ` +
+      `${scales.join(', ')}, but received ${asked}`,
+  );
+}

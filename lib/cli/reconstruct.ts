@@ -1,11 +1,12 @@
 import * as path from 'node:path';
 import { Command } from 'commander';
-import { writePng } from '../image/png.js';
 import { type Fit, ImageProcessor } from '../image/processor.js';
 import { psnr, ssim } from '../image/quality.js';
-import { makeFolder } from './folder.js';
-import { addModelOptions, fitOption, maxPixelsOption, option, scalesOption } from './options.js';
+import { addModelOptions, checkScales, fitOption, maxPixelsOption, option, scalesOption } from './options.js';
+import { PictureTarget } from './pictures.js';
 import { interrupted, loadModel, type ModelOptions, modelPath, printJson, say } from './session.js';
+import { openImages } from './streams.js';
+import { checkTargets } from './targets.js';
 
 interface ReconstructOptions extends ModelOptions {
   out: string;
@@ -36,7 +37,7 @@ function sideBySide(left: Square, right: Square): Square {
 function resultNames(images: readonly string[]): string[] {
   const seen = new Map<string, number>();
   return images.map((image) => {
-    const name = path.parse(image).name;
+    const name = image === '-' ? 'stdin' : path.parse(image).name;
     const count = (seen.get(name) ?? 0) + 1;
     seen.set(name, count);
     return count === 1 ? `${name}.png` : `${name}-${count}.png`;
@@ -47,18 +48,19 @@ const mean = (values: readonly number[]): number => values.reduce((a, b) => a + 
 
 async function reconstruct(images: string[], options: ReconstructOptions): Promise<void> {
   const { out, fit, maxPixels, scales, json } = options;
+  checkTargets({ '--out': out === '-' ? out : undefined }, images, json);
+  const pictures = new PictureTarget(out, resultNames(images), images);
+  const sources = await openImages(images);
   const tokenizer = await loadModel(options);
   try {
-    makeFolder(out);
+    checkScales(scales, tokenizer);
     const processor = new ImageProcessor({ size: tokenizer.outputSize, fit, maxPixels });
     const results: { image: string; file: string; psnr: number; ssim: number }[] = [];
-    for (const [i, name] of resultNames(images).entries()) {
-      const image = images[i];
-      const original = await processor.prepare(image, { signal: interrupted });
-      const encoded = await tokenizer.encode(image, { fit, maxPixels, signal: interrupted });
+    for (const [i, image] of images.entries()) {
+      const original = await processor.prepare(sources[i], { signal: interrupted });
+      const encoded = await tokenizer.encode(sources[i], { fit, maxPixels, signal: interrupted });
       const reconstruction = await tokenizer.decode(encoded, { scales, signal: interrupted });
-      const file = path.join(out, name);
-      await writePng(file, sideBySide(original, reconstruction));
+      const file = await pictures.write(i, sideBySide(original, reconstruction));
       const result = {
         image,
         file,
@@ -66,7 +68,10 @@ async function reconstruct(images: string[], options: ReconstructOptions): Promi
         ssim: ssim(original, reconstruction),
       };
       results.push(result);
-      say(options, `${image}: PSNR ${result.psnr.toFixed(2)} dB, SSIM ${result.ssim.toFixed(4)} -> ${file}`);
+      say(
+        options,
+        `${image}: PSNR ${result.psnr.toFixed(2)} dB, SSIM ${result.ssim.toFixed(4)} -> ${file === '-' ? 'stdout' : file}`,
+      );
     }
     const average = { psnr: mean(results.map((r) => r.psnr)), ssim: mean(results.map((r) => r.ssim)) };
     if (results.length > 1) {
@@ -93,9 +98,13 @@ export function reconstructCommand(): Command {
   return addModelOptions(
     new Command('reconstruct')
       .description('Encode and decode images; write each beside its reconstruction, with PSNR and SSIM.')
-      .argument('<images...>', 'image files')
+      .argument('<images...>', 'image files; - for one on stdin')
       .addOption(
-        option('-o, --out <folder>', 'where the pictures go', '--out reconstructed').default('reconstructed'),
+        option(
+          '-o, --out <folder>',
+          'where the pictures go; for one image a .png file works too, or - for stdout',
+          '--out reconstructed',
+        ).default('reconstructed'),
       )
       .addOption(fitOption())
       .addOption(maxPixelsOption())

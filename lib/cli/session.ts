@@ -23,9 +23,12 @@ export interface ModelOptions extends OutputOptions {
   threads?: number;
 }
 
+/** Code of our own usage errors, which the command has not yet complained of. */
+export const USAGE = 'tokenflow.usage';
+
 /** A mistake in how the command was called: exit code 2. */
 export function usageError(message: string): CommanderError {
-  return new CommanderError(2, 'tokenflow.usage', message);
+  return new CommanderError(2, USAGE, message);
 }
 
 /** Ends what is under way when the user presses Ctrl-C. */
@@ -55,7 +58,7 @@ export function bundledModel(): string | undefined {
 
 export function modelPath({ model }: { model?: string }): string {
   const found = model ?? bundledModel();
-  if (found) return found;
+  if (found !== undefined) return found;
   throw usageError('no bundled model here; name a checkpoint: --model tokenflow_clipb_32k_enhanced.pt');
 }
 

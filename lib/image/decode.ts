@@ -1,5 +1,6 @@
 import type { Metadata, Sharp } from 'sharp';
 import { TokenFlowError } from '../errors.js';
+import { fileType } from './file-type.js';
 import { loadSharp } from './sharp.js';
 import { checkDimensions, layoutOf, type PixelLayout, type Pixels } from './source.js';
 
@@ -51,6 +52,8 @@ export async function decode(
   return { data, width: info.width, height: info.height, layout };
 }
 
+const READABLE = 'JPEG, PNG, WebP, GIF, TIFF and AVIF';
+
 function isCmyk(metadata: Metadata): boolean {
   return metadata.space === 'cmyk' && metadata.channels === 4 && metadata.depth === 'uchar';
 }
@@ -67,10 +70,14 @@ async function explained<T>(work: Promise<T>, name: string, bytes: Uint8Array): 
   try {
     return await work;
   } catch (cause) {
-    const reason = (cause as Error).message.trim().split('\n').at(-1) ?? '';
-    const what = /unsupported image format/.test(reason)
-      ? `it is in no format that can be read (JPEG, PNG, WebP, GIF, TIFF, AVIF); its first bytes are ${firstBytes(bytes)}`
-      : `the file is damaged or cut off (${reason})`;
+    const reason = (cause as Error).message.trim().split('\n').at(-1)?.replace(/:$/, '') ?? '';
+    const type = fileType(bytes);
+    const unknown = /unsupported image format/.test(reason);
+    let what = `the file is damaged or cut off (${reason})`;
+    if (type) what = `it is ${type}; ${READABLE} can be read`;
+    else if (unknown) {
+      what = `it is in no format that can be read (${READABLE}); its first bytes are ${firstBytes(bytes)}`;
+    }
     throw new TokenFlowError('ERR_TOKENFLOW_IMAGE', `Cannot decode ${name}: ${what}`, { cause });
   }
 }

@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
-import { invalidArgument, TokenFlowError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
+import { systemError } from '../system-error.js';
 import { loadSharp } from './sharp.js';
 
 /**
@@ -25,8 +26,6 @@ export async function writePng(
   try {
     await writeFile(file, png);
   } catch (cause) {
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot write '${file}': ${(cause as Error).message}`, {
-      cause,
-    });
+    throw systemError('write', file, cause);
   }
 }

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
-import * as path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, invalidArgument, TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 
 /** Pixels in memory: 8 bits per sample, interleaved, row by row from the top left. */
 export interface RawImage {
@@ -107,14 +107,6 @@ export async function readImageFile(
     return await readFile(file, { signal });
   } catch (cause) {
     signal?.throwIfAborted();
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot read ${name}: ${explain(cause, file)}`, { cause });
+    throw systemError('read', file, cause);
   }
-}
-
-function explain(cause: unknown, file: string): string {
-  const { code, message } = cause as NodeJS.ErrnoException;
-  if (code === 'ENOENT') return `there is no such file (looked for ${path.resolve(file)})`;
-  if (code === 'EISDIR') return 'it is a folder';
-  if (code === 'EACCES') return 'this user may not read it';
-  return message;
 }

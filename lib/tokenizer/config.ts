@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, nearestName, TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
 
 /**
  * What the shapes of a checkpoint cannot tell: the form of `config.json` beside the weights.
@@ -154,13 +155,7 @@ export function readConfig(path: string): TokenFlowConfig {
   try {
     text = readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new TokenFlowError(
-      'ERR_TOKENFLOW_IO',
-      `Cannot read the configuration ${path}: ${(cause as Error).message}`,
-      {
-        cause,
-      },
-    );
+    throw systemError('read', path, cause);
   }
   let value: unknown;
   try {

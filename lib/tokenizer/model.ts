@@ -80,10 +80,10 @@ class Sizes {
       if (!shape) continue;
       if (axis < shape.length) return shape[axis];
       throw broken(
-        `Expected a tensor of more than ${axis} axes for ${name} but received [${shape.join(', ')}]`,
+        `Expected a tensor of more than ${axis} axes for '${name}' but received one of shape [${shape.join(', ')}]`,
       );
     }
-    throw broken(`The checkpoint lacks ${places.map(([name]) => name).join(' and ')}`);
+    throw broken(`The checkpoint lacks ${places.map(([name]) => `'${name}'`).join(' and ')}`);
   }
 }
 
@@ -103,7 +103,7 @@ function readNetwork(sizes: Sizes, prefix: string, groups: GroupRule): PixelNetw
     };
   });
   if (levels.length === 0)
-    throw broken(`The checkpoint lacks ${blocks}.0, the first level of its pixel network`);
+    throw broken(`The checkpoint lacks '${blocks}.0', the first level of its pixel network`);
   return {
     prefix,
     stem: sizes.extent([`${prefix}.conv_in.weight`, 0], [`${prefix}.conv_in.bias`, 0]),
@@ -117,7 +117,7 @@ function readNetwork(sizes: Sizes, prefix: string, groups: GroupRule): PixelNetw
 function gridOf(name: string, rows: number): number {
   const side = Math.sqrt(rows);
   if (Number.isInteger(side) && side > 0) return side;
-  throw broken(`Expected a square number of positions for ${name} but received ${rows}`);
+  throw broken(`Expected a square number of positions for '${name}' but received ${rows}`);
 }
 
 function readClip(sizes: Sizes, heads: number): ClipVision {
@@ -143,7 +143,7 @@ function readSiglip(sizes: Sizes, heads: number): SiglipVision {
   const layers = sizes.count(block);
   if (layers < 2)
     throw broken(
-      `Expected at least 2 layers under ${block}, of which the last is not used, but received ${layers}`,
+      `Expected at least 2 layers under '${block}', of which the last is not used, but received ${layers}`,
     );
   return {
     kind: 'siglip',
@@ -199,9 +199,13 @@ function recogniseVariant(shapes: WeightShapes): Variant | undefined {
 export function readModel(shapes: WeightShapes, config?: TokenFlowConfig): Model {
   const sizes = new Sizes(shapes);
   if (!shapes.has(SEMANTIC_CODEBOOK) && !shapes.has(PIXEL_CODEBOOK)) {
-    const some = [...shapes.keys()].slice(0, 3).join(', ') || 'no tensor at all';
+    const some =
+      [...shapes.keys()]
+        .slice(0, 3)
+        .map((name) => `'${name}'`)
+        .join(', ') || 'no tensor at all';
     throw broken(
-      `Not a TokenFlow checkpoint: expected tensors such as ${SEMANTIC_CODEBOOK} but received ${some}`,
+      `Not a TokenFlow checkpoint: expected tensors such as '${SEMANTIC_CODEBOOK}' but received ${some}`,
     );
   }
   const recognised = recogniseVariant(shapes);

@@ -63,7 +63,7 @@ export class Runner {
 
   /** Rejects with ERR_TOKENFLOW_DISPOSED once closed. */
   async run(work: Work<Inputs | Promise<Inputs>>, signal?: AbortSignal): Promise<void> {
-    this.#checkOpen();
+    this.checkOpen();
     const call = this.#run(work, signal);
     this.#calls.add(call);
     try {
@@ -93,13 +93,14 @@ export class Runner {
   }
 
   runSync({ kind, count, inputs, take }: Work<Inputs>): void {
-    this.#checkOpen();
+    this.checkOpen();
     for (const chunk of splitBatch(count, this.batchOf(kind))) {
       take(this.#programs.runSync(...this.#program(kind, chunk.count), inputs(chunk)), chunk);
     }
   }
 
-  #checkOpen(): void {
+  /** @throws TokenFlowError ERR_TOKENFLOW_DISPOSED */
+  checkOpen(): void {
     if (this.#closed) {
       throw new TokenFlowError(
         'ERR_TOKENFLOW_DISPOSED',

@@ -2,6 +2,7 @@ import type { Transform } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { resolveDevice, supportsBf16 } from '../backends.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
+import { DualCodebook } from '../codebook/dual-codebook.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import type { Precision } from '../graph/ops.js';
 import { ImageProcessor } from '../image/processor.js';
@@ -24,21 +25,23 @@ import {
   type StreamSource,
 } from './stream.js';
 import { type TokenInput, tokenRows } from './token-rows.js';
-import type {
-  DecodeOptions,
-  Encoded,
-  EncodeOptions,
-  Features,
-  ImageBatch,
-  ImageInput,
-  ImageTensor,
-  LoadOptions,
-  MemoryUse,
-  Part,
-  RawImageInput,
-  SemanticFeatures,
-  StreamOptions,
-  WeightSource,
+import {
+  type Codes,
+  type DecodeOptions,
+  type Encoded,
+  type EncodeOptions,
+  type Features,
+  type ImageBatch,
+  type ImageInput,
+  type ImageTensor,
+  type LoadOptions,
+  MAX_THREADS,
+  type MemoryUse,
+  type Part,
+  type RawImageInput,
+  type SemanticFeatures,
+  type StreamOptions,
+  type WeightSource,
 } from './types.js';
 import { WeightReader } from './weight-reader.js';
 
@@ -83,6 +86,7 @@ export class TokenFlow implements AsyncDisposable {
   readonly #source: WeightSource;
   readonly #programs: Programs;
   readonly #runner: Runner;
+  #codebook: DualCodebook | undefined;
   #disposed = false;
 
   private constructor(source: WeightSource, model: Model, device: string, options: LoadOptions) {
@@ -305,6 +309,33 @@ export class TokenFlow implements AsyncDisposable {
     return this.#features(this.#decodeSync('features', 'f32', tokens, options) as Float32Array);
   }
 
+  /**
+   * The codebook that tokens index, its semantic and its pixel part under one index: `lookup(tokens)` gives the codes
+   * of any tokens, `[n, D]`, and `nearest` the tokens of any vectors. Both parts are compared as unit vectors, as the
+   * quantiser does. Read at the first call, which blocks for it; what was
+   * returned can be used after `dispose` too.
+   */
+  codebook(): DualCodebook {
+    this.#runner.checkOpen();
+    if (this.#codebook) return this.#codebook;
+    const [semantic, pixel] = [...this.#model.codebooks].map(([name, [, dim]]) => {
+      return { vectors: this.#source.read(name), dim };
+    });
+    this.#codebook = new DualCodebook([semantic, pixel], { metric: 'cosine' });
+    return this.#codebook;
+  }
+
+  /**
+   * Tokens to their codes, one vector per token and none summed: what a model over tokens can begin its embeddings with.
+   * The first dimensions are the semantic code's, the rest the pixel code's (`config.semanticCodeDim` says where).
+   */
+  codes(tokens: TokenInput, options: Pick<DecodeOptions, 'scales'> = {}): Codes {
+    checkOptions('codes', options, ['scales']);
+    const rows = tokenRows(tokens, this.#model, options.scales);
+    const codes = this.codebook().lookup(rows.tokens);
+    return { codes, shape: [rows.count, rows.tokens.length / rows.count, this.featureWidth] };
+  }
+
   /** Bytes held at the moment. */
   memory(): MemoryUse {
     return this.#programs.memory();
@@ -320,6 +351,7 @@ export class TokenFlow implements AsyncDisposable {
    */
   async dispose(): Promise<void> {
     this.#disposed = true;
+    this.#codebook = undefined; // whoever asked for it may go on using it
     await this.#runner.close();
     await this.#programs.dispose();
     this.#source.close();
@@ -490,10 +522,11 @@ function checkLoadOptions(options: LoadOptions): string {
   const { precision = 'f32', threads, batchSize, preload = [] } = options;
   if (precision !== 'f32' && precision !== 'bf16')
     throw invalidArgument('precision', "'f32' or 'bf16'", precision);
-  for (const [name, value] of Object.entries({ threads, batchSize })) {
-    if (value !== undefined && !(Number.isInteger(value) && value > 0)) {
-      throw invalidArgument(name, 'a whole number over 0', value);
-    }
+  if (threads !== undefined && !(Number.isInteger(threads) && threads > 0 && threads <= MAX_THREADS)) {
+    throw invalidArgument('threads', `a whole number from 1 to ${MAX_THREADS}`, threads);
+  }
+  if (batchSize !== undefined && !(Number.isSafeInteger(batchSize) && batchSize > 0)) {
+    throw invalidArgument('batchSize', 'a whole number over 0', batchSize);
   }
   for (const part of preload) {
     if (!PARTS.includes(part)) throw invalidArgument('preload', `a list of '${PARTS.join("', '")}'`, part);

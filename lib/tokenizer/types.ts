@@ -27,6 +27,9 @@ export interface LoadProgress {
   total: number;
 }
 
+/** The most threads that can be asked for. */
+export const MAX_THREADS = 1024;
+
 export interface LoadOptions {
   /** Default: `TOKENFLOW_DEVICE`, else `auto`. */
   device?: Device;
@@ -37,7 +40,7 @@ export interface LoadOptions {
    * `config.json` beside the checkpoint, else the released model that the checkpoint is (`clipb-256` or `siglip`).
    */
   config?: Variant | (string & {}) | TokenFlowConfig;
-  /** Threads of this process's computations, all models together. Default: the processor's cores. */
+  /** Threads of this process's computations, all models together, 1 to 1024. Default: the processor's cores. */
   threads?: number;
   /** Images per run, the most; larger batches are split. Default: by the size of the model, 1 to 8. */
   batchSize?: number;
@@ -86,6 +89,12 @@ export interface StreamOptions<M = unknown> extends RunOptions {
 export interface DecodeOptions extends RunOptions {
   /** Decode the first scales only; any number of them gives a whole image, from coarse to fine. */
   scales?: number;
+}
+
+export interface Codes {
+  /** `[B, T, D]`: of each token the semantic code and the pixel code side by side, each of unit length. */
+  codes: Float32Array;
+  shape: [batch: number, tokens: number, dimensions: number];
 }
 
 /** Images of one size in one array, RGB, `[count, height, width, 3]`. */

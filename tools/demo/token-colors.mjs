@@ -33,16 +33,8 @@ function cellColors({ data, width, height }, grid) {
   return colors;
 }
 
-/** Rows of `size` values scaled to length 1. */
-function normalised(rows, size) {
-  return Float32Array.from(rows, (value, i) => {
-    const start = i - (i % size);
-    return value / Math.hypot(...rows.subarray(start, start + size));
-  });
-}
-
 /**
- * @param codes the codebook's pixel half as the checkpoint holds it, `[K][dim]`
+ * @param codes the codebook's pixel half, unit vectors, `[K][dim]`
  * @param samples features `[grid * grid][width]`, of which the last `dim` are the pixel half, and the picture decoded
  * from them, for several pictures
  * @param tokens all tokens that are going to be shown
@@ -65,10 +57,9 @@ export function tokenColors(codes, dim, samples, grid, tokens) {
   }
   const weights = solve(a, b);
 
-  const unit = normalised(codes, dim);
   const shift = (token, c) => {
     let sum = 0;
-    for (let i = 0; i < dim; i++) sum += weights[i][c] * unit[token * dim + i];
+    for (let i = 0; i < dim; i++) sum += weights[i][c] * codes[token * dim + i];
     return sum;
   };
   const middle = weights[dim];

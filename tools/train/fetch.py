@@ -36,7 +36,8 @@ def unpack(name, download, extract):
 def fetch_apt(name):
     unpack(
         name,
-        lambda folder: run("apt-get", "download", name, cwd=folder),
+        # As root, apt would warn that its unprivileged user cannot reach a private folder; it then does just this.
+        lambda folder: run("apt-get", "-o", "APT::Sandbox::User=root", "download", name, cwd=folder),
         lambda archive, to: run("dpkg-deb", "-x", archive, to, cwd=to),
     )
 

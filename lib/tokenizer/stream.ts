@@ -136,6 +136,7 @@ class Pipeline<M> {
       if (outcome) {
         this.#outcomes.delete(position);
         this.#taken++;
+        this.#advance(); // whoever takes may be long about it
         return outcome;
       }
       if (this.#exhausted && this.#taken === this.#pulled) {

@@ -99,7 +99,7 @@ describe('token shards', function () {
             await writeShard(format, base, content);
             assert.deepEqual(await collect(readShard(format, base)), content);
           }),
-          { numRuns: 40, seed: 7 },
+          { numRuns: 12, seed: 7 },
         );
       });
 

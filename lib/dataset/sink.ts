@@ -180,6 +180,7 @@ class Shard implements ShardWriter {
   async abort(): Promise<void> {
     if (this.#state === 'finished') return;
     this.#state = 'failed';
+    await this.#writer.close?.();
     for (const file of this.#files) await file.discard();
   }
 

@@ -12,6 +12,8 @@ export interface FormatWriter {
   write(record: TokenRecord): Promise<void>;
   /** Writes what can only be written at the end; the files are sealed afterwards. */
   end(): Promise<void>;
+  /** Lets go of what it holds besides the files, when they are not to be ended. */
+  close?(): Promise<void>;
 }
 
 /** A way to lay records down in files. */

@@ -1,25 +1,17 @@
-import type { SchemaElement } from 'hyparquet' with { 'resolution-mode': 'import' };
+import { once } from 'node:events';
+import * as path from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { TokenFlowError } from '../../errors.js';
 import type { JsonObject } from '../json.js';
 import type { TokenRecord } from '../sink.js';
 import type { Format, FormatWriter } from './format.js';
 import { recordHead } from './json-lines.js';
+import type { Answer, Request, RowGroup } from './parquet-encoder.js';
 import type { PendingFile } from './pending-file.js';
 import { brokenShard } from './token-array.js';
 
-/** Rows are encoded so many at a time. */
+/** Images are encoded so many at a time. */
 const ROW_GROUP = 128;
-
-const SCHEMA: SchemaElement[] = [
-  { name: 'root', num_children: 5 },
-  { name: 'id', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'REQUIRED' },
-  { name: 'tokens', converted_type: 'LIST', repetition_type: 'REQUIRED', num_children: 1 },
-  { name: 'list', repetition_type: 'REPEATED', num_children: 1 },
-  { name: 'element', type: 'INT32', repetition_type: 'REQUIRED' },
-  { name: 'width', type: 'INT32', repetition_type: 'REQUIRED' },
-  { name: 'height', type: 'INT32', repetition_type: 'REQUIRED' },
-  { name: 'meta', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
-];
 
 /**
  * `NAME.parquet`: `id`, `tokens` (list of int32), `width`, `height`, `meta` (JSON as text, or null). Tokens are stored as
@@ -29,52 +21,33 @@ export const parquet: Format = {
   extensions: ['.parquet'],
   hasDtype: false,
 
-  async open([file]: readonly PendingFile[]): Promise<FormatWriter> {
-    const { ByteWriter, ParquetWriter } = await import('hyparquet-writer');
-    const bytes = new ByteWriter();
-    const writer = new ParquetWriter({
-      writer: bytes,
-      schema: SCHEMA,
-      codec: 'SNAPPY',
-      createdBy: 'tokenflow',
-    });
+  open([file]: readonly PendingFile[], { tokensPerImage }): FormatWriter {
+    const encoder = new Encoder(tokensPerImage);
     let rows: TokenRecord[] = [];
-    const drain = async () => {
-      const written = bytes.getBytes().slice();
-      bytes.index = 0;
-      await file.write(written);
+    let encoded: Promise<void> = Promise.resolve();
+    /** Waits for what was asked before, asks for the next bytes, and writes them when they are there. */
+    const ask = async (request: Request) => {
+      await encoded;
+      encoded = encoder.ask(request).then((bytes) => file.write(bytes));
+      encoded.catch(() => {}); // whoever asks next has the error
     };
-    const writeGroup = async () => {
-      if (rows.length === 0) return;
-      const column = <T>(name: string, value: (row: TokenRecord) => T) => ({ name, data: rows.map(value) });
-      writer.write({
-        columnData: [
-          column('id', ({ id }) => id),
-          {
-            ...column('tokens', ({ tokens }) => [...tokens]),
-            encoding: 'DELTA_BINARY_PACKED',
-            codec: 'UNCOMPRESSED',
-            statistics: false,
-          },
-          column('width', ({ width }) => width),
-          column('height', ({ height }) => height),
-          column('meta', ({ meta }) => (meta ? JSON.stringify(meta) : null)),
-        ],
-        rowGroupSize: rows.length,
-      });
+    const endGroup = async () => {
+      const group = rowGroup(rows, tokensPerImage);
       rows = [];
-      await drain();
+      await ask(group);
     };
     return {
       async write(record) {
         rows.push(record);
-        if (rows.length === ROW_GROUP) await writeGroup();
+        if (rows.length === ROW_GROUP) await endGroup();
       },
       async end() {
-        await writeGroup();
-        writer.finish();
-        await drain();
+        if (rows.length > 0) await endGroup();
+        await ask('end');
+        await encoded;
+        await encoder.close();
       },
+      close: () => encoder.close(),
     };
   },
 
@@ -93,6 +66,53 @@ export const parquet: Format = {
     }
   },
 };
+
+function rowGroup(rows: readonly TokenRecord[], tokensPerImage: number): RowGroup {
+  const tokens = new Int32Array(rows.length * tokensPerImage);
+  for (const [i, row] of rows.entries()) tokens.set(row.tokens, i * tokensPerImage);
+  return {
+    ids: rows.map(({ id }) => id),
+    tokens,
+    widths: rows.map(({ width }) => width),
+    heights: rows.map(({ height }) => height),
+    metas: rows.map(({ meta }) => (meta ? JSON.stringify(meta) : null)),
+  };
+}
+
+/** The worker thread. It keeps the process alive while it has something to do, and only then. */
+class Encoder {
+  readonly #worker: Worker;
+
+  constructor(tokensPerImage: number) {
+    this.#worker = new Worker(path.join(__dirname, 'parquet-encoder.js'), { workerData: { tokensPerImage } });
+    this.#worker.unref();
+  }
+
+  async ask(request: Request): Promise<Uint8Array> {
+    const worker = this.#worker;
+    const settled = new AbortController();
+    const { signal } = settled;
+    worker.ref();
+    try {
+      const answered = once(worker, 'message', { signal });
+      const exited = once(worker, 'exit', { signal }).then(() => [{ failure: 'its thread was ended' }]);
+      for (const either of [answered, exited]) either.catch(() => {}); // of two that fail one is awaited
+      worker.postMessage(request);
+      const [answer] = (await Promise.race([answered, exited])) as [Answer];
+      if ('failure' in answer) {
+        throw new TokenFlowError('ERR_TOKENFLOW_INTERNAL', `Parquet could not be encoded: ${answer.failure}`);
+      }
+      return answer.bytes;
+    } finally {
+      settled.abort();
+      worker.unref();
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#worker.terminate();
+  }
+}
 
 function readRow(file: string, row: Record<string, unknown>): TokenRecord {
   const { id, tokens, width, height, meta } = row;

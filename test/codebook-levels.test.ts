@@ -4,13 +4,22 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { native, packageRoot } from '../lib/native.js';
 
-const FILES = ['codebook-exact', 'codebook-multiscale'];
+const FILES = [
+  'codebook',
+  'codebook-exact',
+  'codebook-multiscale',
+  'kmeans',
+  'kmeans-averages',
+  'quantizer-product',
+  'quantizer-residual',
+  'quantizer-scalar',
+];
 
 describe('every instruction-set level', () => {
   const features = native().cpuFeatures();
   const levels = ['scalar', ...(features.avx2 ? ['avx2'] : []), ...(features.avx512 ? ['avx512'] : [])];
   for (const level of levels.filter((l) => l !== native().simdLevel())) {
-    it(`${level} passes ${FILES.join(' and ')}`, () => {
+    it(`${level} passes ${FILES.join(', ')}`, () => {
       const files = FILES.map((file) => path.join(__dirname, `${file}.test.js`));
       const mocha = path.join(packageRoot(), 'node_modules', 'mocha', 'bin', 'mocha.js');
       const run = spawnSync(process.execPath, [mocha, '--no-config', '--timeout', '300000', ...files], {

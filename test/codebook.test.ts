@@ -62,6 +62,40 @@ describe('Codebook', () => {
     assert.deepEqual(distances, Float32Array.of(162, nan, nan, nan, nan, nan));
   });
 
+  it('gives a vector that is a code the distance 0, however far from the origin', () => {
+    const rows = Float32Array.from({ length: 500 * 7 }, (_, i) => 1e4 + Math.fround(Math.sin(i * i)));
+    for (const metric of ['l2', 'cosine'] as const) {
+      const codebook = new Codebook(rows, { dim: 7, metric });
+      const { indices, distances } = codebook.nearestSync(rows, { k: 64 });
+      indices.forEach((index, at) => {
+        assert.ok(distances[at] >= 0);
+        if (index === Math.floor(at / 64)) assert.equal(distances[at], 0);
+      });
+    }
+  });
+
+  it('takes up to 2^24 codes and 4096 elements', () => {
+    const many = new Float32Array(2 ** 24); // zeros but for three
+    const places = { 5: 3, 12345678: -2, [2 ** 24 - 1]: 7 };
+    for (const [at, value] of Object.entries(places)) many[Number(at)] = value;
+    const line = new Codebook(many, { dim: 1 });
+    const { indices, distances } = line.nearestSync(Float32Array.of(2.5, -2, 9, 0.25));
+    assert.deepEqual(indices, Int32Array.of(5, 12_345_678, 2 ** 24 - 1, 0));
+    assert.deepEqual(distances, Float32Array.of(0.25, 0, 4, 0.0625));
+    assert.deepEqual(line.lookup([2 ** 24 - 1]), Float32Array.of(7));
+    line.dispose();
+    assert.throws(() => new Codebook(new Float32Array(2 ** 24 + 1), { dim: 1 }), refused(/number of codes/));
+    for (const dim of [1024, 4096]) {
+      const rows = Float32Array.from({ length: 40 * dim }, (_, i) => Math.sin(i * i));
+      const wide = new Codebook(rows, { dim });
+      assert.deepEqual(
+        wide.nearestSync(rows).indices,
+        Int32Array.from({ length: 40 }, (_, j) => j),
+      );
+    }
+    assert.throws(() => new Codebook(new Float32Array(4097), { dim: 4097 }), refused(/1 to 4096 for dim/));
+  });
+
   it('writes into arrays of the caller, also when the call is queued', async () => {
     const codebook = new Codebook(corners, { dim: 2 });
     const out = { indices: new Int32Array(1), distances: new Float32Array(1) };
@@ -429,13 +463,23 @@ describe('codebooks in workers', () => {
   it('load, look up and are terminated, repeatedly', async () => {
     const script = `
       const { parentPort } = require('node:worker_threads');
-      const { Codebook } = require(${JSON.stringify(path.join(__dirname, '..', 'lib', 'codebook', 'index.js'))});
-      const codebook = new Codebook(new Float32Array(2048 * 16).map(Math.random), { dim: 16 });
-      const go = async () => { for (;;) { await codebook.nearest(new Float32Array(500 * 16)); parentPort.postMessage(1); } };
+      const library = require(${JSON.stringify(path.join(__dirname, '..', 'lib', 'codebook', 'index.js'))});
+      const vectors = new Float32Array(2048 * 16).map(Math.random);
+      const codebook = new library.Codebook(vectors, { dim: 16 });
+      const residual = new library.ResidualQuantizer([codebook, codebook]);
+      const ema = new library.EmaCodebook(vectors, { dim: 16 });
+      const work = [
+        () => codebook.nearest(vectors),
+        () => residual.encode(vectors, { beam: 2 }),
+        () => ema.update(vectors, codebook.nearestSync(vectors).indices),
+        () => library.kMeans(vectors, { dim: 16, size: 64, maxIterations: 3 }),
+      ];
+      const go = async () => { for (;;) for (const call of work) { await call(); parentPort.postMessage(1); } };
       go();`;
     for (let round = 0; round < 4; round++) {
       const workers = Array.from({ length: 3 }, () => new Worker(script, { eval: true }));
       await Promise.all(workers.map((w) => new Promise((resolve) => w.once('message', resolve))));
+      await new Promise((resolve) => setTimeout(resolve, 20 * round)); // to end each round in another call
       await Promise.all(workers.map((w) => w.terminate()));
     }
   });

@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -40,13 +41,32 @@ int DefaultThreads() {
   return threads;
 }
 
-// About 50 microseconds: longer than the gap between two loops of a program, shorter than a time slice.
+// A thread that waits looks again and again for some tens of microseconds, longer than most gaps between two loops
+// of a program; then, for half a millisecond, it offers its processor to whoever wants it between two looks; then it
+// sleeps. To be woken takes long where the processor is a virtual one: 50 to 150 microseconds, and a program has
+// hundreds of loops.
 constexpr int kSpins = 2000;
+constexpr std::chrono::microseconds kOffering(500);
 
 inline void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+// Whether `ready` came true before it was time to sleep.
+template <class Ready>
+bool WaitAwake(Ready&& ready) {
+  for (int i = 0; i < kSpins; i++) {
+    if (ready()) return true;
+    Pause();
+  }
+  const auto end = std::chrono::steady_clock::now() + kOffering;
+  while (std::chrono::steady_clock::now() < end) {
+    if (ready()) return true;
+    sched_yield();
+  }
+  return ready();
 }
 
 // The calling thread and up to `threads - 1` workers. Workers are made when first needed and never end: the process
@@ -69,10 +89,10 @@ class Team {
     }
     wake_.notify_all();
     Work(0, members);
-    for (int i = 0; i < kSpins && working_.load(std::memory_order_acquire) > 0; i++) Pause();
-    if (working_.load(std::memory_order_acquire) > 0) {
+    const auto done = [&] { return working_.load(std::memory_order_acquire) == 0; };
+    if (!WaitAwake(done)) {
       std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [&] { return working_.load(std::memory_order_acquire) == 0; });
+      done_.wait(lock, done);
     }
     const std::exception_ptr failure = failure_;
     busy_.store(false, std::memory_order_release);
@@ -101,10 +121,10 @@ class Team {
 
   void Serve(int member, uint64_t seen) {
     for (;;) {
-      for (int i = 0; i < kSpins && state_.load(std::memory_order_relaxed) == seen; i++) Pause();
-      if (state_.load(std::memory_order_relaxed) == seen) {
+      const auto called = [&] { return state_.load(std::memory_order_relaxed) != seen; };
+      if (!WaitAwake(called)) {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return state_.load(std::memory_order_relaxed) != seen; });
+        wake_.wait(lock, called);
       }
       seen = state_.load(std::memory_order_acquire);
       const int members = static_cast<int>(seen & ((1 << kMemberBits) - 1));

@@ -9,7 +9,7 @@ namespace tokenflow {
 
 namespace {
 
-constexpr int64_t kBlockStrips = 4;
+constexpr int64_t kBlockStrips = 8;
 
 struct Geometry {
   int64_t batch, tokens, channels, heads, width;  // width: channels of a head

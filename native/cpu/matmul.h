@@ -47,7 +47,7 @@ void RunMatmul(const MatmulCall& call, Fill&& fill) {
   const Kernels& kernels = ActiveKernels();
   const int64_t strip = kernels.strip_rows;
   const int64_t panels = (call.b.columns + kernels.panel - 1) / kernels.panel;
-  const int64_t block_strips = std::clamp<int64_t>(kBlockBytes / (call.row_bytes * strip), 4, 64);
+  const int64_t block_strips = std::clamp<int64_t>(kBlockBytes / (call.row_bytes * strip), 8, 128);
   const int64_t blocks = (call.rows + strip * block_strips - 1) / (strip * block_strips);
   const int64_t groups = std::min<int64_t>(panels, (6 * Threads() + blocks - 1) / blocks);
   const auto multiply = call.b.bf16 ? kernels.matmul_bf16 : kernels.matmul;

@@ -56,6 +56,10 @@ struct Kernels {
   void (*scale_rows)(float* x,          // [rows][stride], `columns` of them used
                      int64_t rows, int64_t columns, int64_t stride,
                      const float* factor);  // [rows]
+  void (*transpose)(const float* x,         // [rows][x_stride], `columns` of them used
+                    int64_t x_stride, int64_t rows, int64_t columns,
+                    float* y,  // [columns][y_stride], `rows` of them written
+                    int64_t y_stride);
   // fp32 to bf16, to nearest even.
   void (*to_bf16)(const float* x, int64_t count, uint16_t* y);
 };

@@ -54,13 +54,15 @@ inline void Pause() {
 #endif
 }
 
-// Whether `ready` came true before it was time to sleep.
+// Whether `ready` came true before it was time to sleep. `crowded`: more threads than processors, where whoever
+// stays awake is in the way of whom it waits for.
 template <class Ready>
-bool WaitAwake(Ready&& ready) {
+bool WaitAwake(bool crowded, Ready&& ready) {
   for (int i = 0; i < kSpins; i++) {
     if (ready()) return true;
     Pause();
   }
+  if (crowded) return ready();
   const auto end = std::chrono::steady_clock::now() + kOffering;
   while (std::chrono::steady_clock::now() < end) {
     if (ready()) return true;
@@ -79,6 +81,7 @@ class Team {
     task_ = task;
     context_ = context;
     threads_ = threads;
+    crowded_ = members > processors_;
     failure_ = nullptr;
     working_.store(members - 1, std::memory_order_relaxed);
     {
@@ -90,7 +93,7 @@ class Team {
     wake_.notify_all();
     Work(0, members);
     const auto done = [&] { return working_.load(std::memory_order_acquire) == 0; };
-    if (!WaitAwake(done)) {
+    if (!WaitAwake(crowded_, done)) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, done);
     }
@@ -122,7 +125,7 @@ class Team {
   void Serve(int member, uint64_t seen) {
     for (;;) {
       const auto called = [&] { return state_.load(std::memory_order_relaxed) != seen; };
-      if (!WaitAwake(called)) {
+      if (!WaitAwake(crowded_, called)) {
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, called);
       }
@@ -148,7 +151,9 @@ class Team {
     }
   }
 
+  const int processors_ = Processors();
   std::atomic<bool> busy_{false};
+  std::atomic<bool> crowded_{false};
   std::atomic<uint64_t> state_{0};  // calls so far, members of the last
   std::atomic<int> working_{0};     // members, the caller aside, that are not done
   std::mutex mutex_;

@@ -108,6 +108,11 @@ describe('a model read off a checkpoint', () => {
       () => readModel(new Map([['conv1.weight', [64, 3, 7, 7]]])),
       /Not a TokenFlow checkpoint: .*'conv1\.weight'$/,
     );
+    const wrapped = [...shapesOf('clipb')].map(([name, shape]) => [`module.${name}`, shape] as const);
+    assert.throws(
+      () => readModel(new Map(wrapped)),
+      /; save them without 'module\.' \(model\.module\.state_dict/,
+    );
     assert.throws(() => readModel(new Map()), /Not a TokenFlow checkpoint: .*no tensor at all/);
   });
 

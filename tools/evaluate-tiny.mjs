@@ -1,6 +1,8 @@
 // The bundled model on photographs it has never seen: PSNR and SSIM after each scale, and the codes in use.
 //
-//   npm run evaluate:tiny [-- --model CHECKPOINT] [-- --json FILE]
+//   npm run evaluate:tiny -- [--model CHECKPOINT] [--precision bf16] [--json FILE]
+//
+// With bf16 it also says how many tokens differ from those of f32.
 //
 // The held-out photographs are not in the repository. They are fetched from the packages that tools/train/heldout.json
 // names (kept in .cache/train) and cropped by tools/train/export_heldout.py, which checks their SHA-256. Both are done
@@ -71,9 +73,17 @@ function heldOut() {
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-async function main({ model, json }) {
-  const images = heldOut();
+/** The share of `tokens` that f32 gives too. */
+async function agreementWithF32(model, images, tokens) {
   const tokenizer = await TokenFlow.load(model);
+  const { tokens: exact } = await tokenizer.encode(images);
+  await tokenizer.dispose();
+  return tokens.filter((token, i) => token === exact[i]).length / tokens.length;
+}
+
+async function main({ model, precision, json }) {
+  const images = heldOut();
+  const tokenizer = await TokenFlow.load(model, { precision });
   const encoded = await tokenizer.encode(images);
   const byScale = [];
   for (let scales = 1; scales <= tokenizer.scales.length; scales++) {
@@ -99,6 +109,7 @@ async function main({ model, json }) {
     tokens: encoded.tokens.length,
   };
   await tokenizer.dispose();
+  if (precision !== 'f32') result.agreement = await agreementWithF32(model, images, encoded.tokens);
 
   console.log(
     `${result.photographs} held-out photographs at ${images[0].width} px, ${encoded.shape[1]} tokens each`,
@@ -111,6 +122,9 @@ async function main({ model, json }) {
   );
   const share = ((100 * result.codesInUse) / result.codes).toFixed(1);
   console.log(`${result.codesInUse} of ${result.codes} codes in use (${share} %) in ${result.tokens} tokens`);
+  if (result.agreement !== undefined) {
+    console.log(`${(100 * result.agreement).toFixed(1)} % of the tokens in ${precision} are those of f32`);
+  }
   if (json) writeFileSync(json, `${JSON.stringify(result, null, 2)}\n`);
 }
 
@@ -118,6 +132,7 @@ try {
   const { values } = parseArgs({
     options: {
       model: { type: 'string', default: path.join(root, 'models', 'tokenflow-tiny') },
+      precision: { type: 'string', default: 'f32' },
       json: { type: 'string' },
     },
   });

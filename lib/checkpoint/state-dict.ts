@@ -36,8 +36,10 @@ export function selectStateDict(
           : 'no keys'),
     );
   }
-  const found =
-    root instanceof Inert ? `an object of class ${root.className.slice(0, 120)}` : 'something else';
+  let found = 'something else';
+  if (root instanceof Inert) found = `an object of class ${root.className.slice(0, 120)}`;
+  else if (isTensor(root)) found = 'a single tensor';
+  else if (Array.isArray(root)) found = 'a list';
   throw source.broken(
     `expected a dict of tensors, found ${found}. Save the weights alone: torch.save(model.state_dict(), path)`,
   );

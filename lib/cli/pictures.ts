@@ -1,6 +1,7 @@
 /** Pictures as results: in a folder, as one file, or on stdout. */
 import * as path from 'node:path';
 import { toPng, writePng } from '../image/png.js';
+import { loadSharp } from '../image/sharp.js';
 import { usageError } from './session.js';
 import { writeStdout } from './streams.js';
 import { checkFile, checkFolder, checkNotRead, makeFolder } from './targets.js';
@@ -26,6 +27,7 @@ export class PictureTarget {
     if (single && names.length !== 1) {
       throw usageError(`--out ${out} takes one picture, but there are ${names.length}; name a folder`);
     }
+    loadSharp(); // its absence is better known now
     this.#folder = single ? undefined : out;
     this.#files = single ? [out] : names.map((name) => path.join(out, name));
     if (this.#folder !== undefined) checkFolder(this.#folder);

@@ -1,5 +1,6 @@
 /** The standard streams as files: what `-` stands for. */
 import { accessSync, constants } from 'node:fs';
+import { loadSharp } from '../image/sharp.js';
 import type { ImageSource } from '../image/source.js';
 import { systemError } from '../system-error.js';
 import { usageError } from './session.js';
@@ -41,6 +42,7 @@ export function writeStdout(bytes: Uint8Array): Promise<void> {
  */
 export async function openImages(images: readonly string[]): Promise<ImageSource[]> {
   for (const image of images) if (image !== '-') checkReadable(image);
+  if (images.length > 0) loadSharp(); // its absence is better known now
   if (images.filter((image) => image === '-').length > 1)
     throw usageError('stdin can be read once only; give - once');
   return Promise.all(images.map((image) => (image === '-' ? readStdin() : image)));

@@ -204,8 +204,11 @@ export function readModel(shapes: WeightShapes, config?: TokenFlowConfig): Model
         .slice(0, 3)
         .map((name) => `'${name}'`)
         .join(', ') || 'no tensor at all';
+    const wrapped = [...shapes.keys()].find((name) => name.endsWith(`.${SEMANTIC_CODEBOOK}`));
+    const prefix = wrapped?.slice(0, -SEMANTIC_CODEBOOK.length);
     throw broken(
-      `Not a TokenFlow checkpoint: expected tensors such as '${SEMANTIC_CODEBOOK}' but received ${some}`,
+      `Not a TokenFlow checkpoint: expected tensors such as '${SEMANTIC_CODEBOOK}' but received ${some}` +
+        (prefix ? `; save them without '${prefix}' (model.module.state_dict(), for instance)` : ''),
     );
   }
   const recognised = recogniseVariant(shapes);

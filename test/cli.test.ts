@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -448,6 +449,23 @@ describe('the command line', function () {
     });
   });
 
+  /** Waits until a process has a file open: it is at work then. */
+  async function untilOpen(pid: number, name: string): Promise<void> {
+    const open = () => {
+      const folder = `/proc/${pid}/fd`;
+      return readdirSync(folder).some((fd) => {
+        try {
+          return readlinkSync(path.join(folder, fd)).endsWith(name);
+        } catch {
+          return false; // closed meanwhile
+        }
+      });
+    };
+    const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+    if (!existsSync('/proc/self/fd')) return void (await pause(2000));
+    while (!open()) await pause(20);
+  }
+
   it('stops cleanly on Ctrl-C', async () => {
     const images = Array.from({ length: 400 }, (_, i) => samples[i % 2]);
     const child = spawn(
@@ -463,7 +481,7 @@ describe('the command line', function () {
       stderr += data;
     });
     const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve({ code, signal })));
-    await new Promise((resolve) => setTimeout(resolve, 2000));
+    await untilOpen(child.pid!, 'model.safetensors');
     child.kill('SIGINT');
     assert.deepEqual(await ended, { code: 130, signal: null });
     assert.equal(stderr, 'tokenflow: interrupted\n');

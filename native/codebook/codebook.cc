@@ -198,6 +198,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   if (plan.split_codes) {
     QueryChunk queries(kernels, spans, dim());
     queries.Prepare(x, n);
+    queries.Transpose();
     std::vector<std::vector<Candidate>> shares(plan.tasks, std::vector<Candidate>(n * k));
     ParallelTasks(plan.tasks, [&](int64_t task) {
       TileScan scan(kernels, view, rows, k, plan.block_panels);
@@ -229,6 +230,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
         }
       }
     } else {
+      queries.Transpose();
       plain.Run(queries, 0, packed_.panels, best.data(), cancelled);
     }
     settle(begin, queries, best.data());

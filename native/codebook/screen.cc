@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "codebook/plan.h"
 
@@ -12,7 +13,8 @@ namespace {
 constexpr int64_t kBatchBytes =
     16 << 20;                   // of block values, which very large codebooks would fill memory with
 constexpr int kMostBatch = 60;  // queries swept together; a multiple of every tile
-constexpr int64_t kSweepBytes = 16 << 10;  // codes that stay in the first-level cache while they pass
+constexpr int64_t kSweepBytes = 24 << 10;  // codes that stay in the first-level cache while they pass
+constexpr double kSharedScale = 0.85;
 constexpr int kSpanBlocks = kSpan * 16;
 constexpr double kLargestQuery = 1e15;  // |y + u| that the arithmetic below carries
 constexpr double kMarginMost = 1e9;     // of a block value, in int32
@@ -45,18 +47,21 @@ struct ScreenScan::Query {
 
 // Kept from call to call: it is large enough for its page faults to show.
 struct ScreenScan::Scratch {
-  std::vector<int32_t> rows;          // of the queries, by size
-  std::vector<float> sizes;           // by query
-  std::vector<float> shifted;         // [n][dim]
-  std::vector<int8_t> levels;         // [batch][words * group]
-  std::vector<Query> queries;         // [batch]
-  AlignedVector<int32_t> words;       // tile by tile, [words][rows]
-  std::vector<int32_t> row_offsets;   // [batch]
-  std::vector<float> inverse_scales;  // [batch]; the first of a tile counts
-  AlignedVector<int32_t> values;      // [batch][stride]
-  AlignedVector<int32_t> least;       // [batch][spans][16]
-  std::vector<int32_t> survivors;     // blocks, query by query
+  std::vector<int32_t> rows;                       // of the queries, by size
+  std::vector<std::pair<float, int32_t>> by_size;  // size and row
+  std::vector<float> sizes;                        // by query
+  std::vector<float> shifted;                      // [n][dim]
+  std::vector<int8_t> levels;                      // [batch][words * group]
+  std::vector<Query> queries;                      // [batch]
+  AlignedVector<int32_t> words;                    // tile by tile, [words][rows]
+  std::vector<int32_t> row_offsets;                // [batch]
+  std::vector<float> inverse_scales;               // [batch]; the first of a tile counts
+  AlignedVector<RoundedSeeds> seeds;               // of the super-blocks that are swept together
+  AlignedVector<int32_t> values;                   // [batch][stride]
+  AlignedVector<int32_t> least;                    // [batch][spans][16]
+  std::vector<int32_t> survivors;                  // blocks, query by query
   std::vector<int32_t> places, minima;
+  int32_t found[kSpanBlocks];
   AlignedVector<LaneBest> bests;  // [batch]
   AlignedVector<TopState> tops;   // [batch]
 
@@ -95,18 +100,18 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
 void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int32_t>* fallen,
                      const CancelFlag& cancelled) {
   Scratch& s = scratch_;
-  s.rows.clear();
+  s.by_size.clear();
   s.sizes.resize(queries.size());
   s.shifted.resize(queries.size() * codes_.dim);
   for (int64_t i = 0; i < queries.size(); i++) {
     if (!queries.scored(i)) continue;
     s.sizes[i] =
         kernels_.shift(queries.y(i), norms_.shift.data(), codes_.dim, s.shifted.data() + i * codes_.dim);
-    s.rows.push_back(static_cast<int32_t>(i));
+    s.by_size.push_back({s.sizes[i], static_cast<int32_t>(i)});
   }
-  std::sort(s.rows.begin(), s.rows.end(), [&](int32_t a, int32_t b) {
-    return s.sizes[a] < s.sizes[b] || (s.sizes[a] == s.sizes[b] && a < b);
-  });
+  std::sort(s.by_size.begin(), s.by_size.end());
+  s.rows.clear();
+  for (const auto& [size, row] : s.by_size) s.rows.push_back(row);
   int64_t exact = 0, answered = 0;
   for (size_t first = 0; first < s.rows.size(); first += batch_) {
     if (cancelled.load(std::memory_order_relaxed)) break;
@@ -143,7 +148,9 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
   Scratch& s = scratch_;
   const int dim = codes_.dim, group = kernels_.group;
   const int row_bytes = codes_.words * group;
-  for (int first = 0; first < count; first += kernels_.rows) {
+  const int last = (count - 1) / kernels_.rows * kernels_.rows;
+  double shared = INFINITY;  // scale of the tile before, which is of larger queries
+  for (int first = last; first >= 0; first -= kernels_.rows) {
     const int tile = std::min(kernels_.rows, count - first);
     // One scale for the tile, large enough for the sums to fit.
     double size = 0;
@@ -153,6 +160,9 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
       const double norm = size * std::sqrt(static_cast<double>(dim));  // at least |y'|
       scale = std::max(scale, (1.01 * norm * codes_.element_most + norms_.seed_most) / (codes_.step * 31000));
     }
+    // Tiles of nearly one scale share it, and with it the rounded seeds.
+    if (scale > kSharedScale * shared && scale <= shared) scale = shared;
+    shared = scale;
     const double combined = scale * codes_.step;  // S
     for (int r = 0; r < tile; r++) {
       const int place = first + r;
@@ -185,30 +195,35 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
       s.inverse_scales[place] = static_cast<float>(1 / combined);
     }
     int32_t* words = s.words.data() + int64_t{first} * codes_.words;
-    for (int word = 0; word < codes_.words; word++) {
-      for (int r = 0; r < tile; r++) {
-        kernels_.join(s.levels.data() + (first + r) * row_bytes + word * group, words + word * tile + r);
-      }
+    for (int r = 0; r < tile; r++) {
+      kernels_.join(s.levels.data() + (first + r) * row_bytes, codes_.words, words + r, tile);
     }
   }
 }
 
 void ScreenScan::Sweep(int count) {
   Scratch& s = scratch_;
-  const ScreenView view{codes_.bytes.data(), norms_.seeds.data(), codes_.words};
+  const ScreenView view{codes_.bytes.data(), codes_.words};
   std::fill_n(s.least.data(), count * spans_ * 16, INT32_MAX);
   const int64_t super_bytes = int64_t{kSuperBlock} * codes_.words * kernels_.group;
-  const int64_t together = std::clamp<int64_t>(kSweepBytes / super_bytes, 1, kSpan);
-  for (int64_t span = 0; span < spans_; span++) {
-    const int64_t span_end = std::min(codes_.super_blocks, (span + 1) * kSpan);
-    for (int64_t super = span * kSpan; super < span_end; super += together) {
-      for (int first = 0; first < count; first += kernels_.rows) {
-        const int tile = std::min(kernels_.rows, count - first);
-        kernels_.sweep[tile](view, super, std::min(span_end, super + together),
-                             s.words.data() + int64_t{first} * codes_.words, s.row_offsets.data() + first,
-                             s.inverse_scales[first], s.values.data() + first * stride_ + super * 16, stride_,
-                             s.least.data() + (first * spans_ + span) * 16, spans_ * 16);
+  int64_t together = kSpan;
+  while (together > 1 && together * super_bytes > kSweepBytes) together /= 2;
+  s.seeds.resize(together);
+  for (int64_t super = 0; super < codes_.super_blocks; super += together) {
+    const int64_t end = std::min(codes_.super_blocks, super + together);
+    const int64_t span = super / kSpan;
+    float rounded_for = 0.0f;
+    for (int first = 0; first < count; first += kernels_.rows) {
+      const int tile = std::min(kernels_.rows, count - first);
+      if (s.inverse_scales[first] != rounded_for) {
+        rounded_for = s.inverse_scales[first];
+        kernels_.round_seeds(norms_.seeds.data() + super * kSuperBlock, end - super, rounded_for,
+                             s.seeds.data());
       }
+      kernels_.sweep[tile](view, super, end, s.words.data() + int64_t{first} * codes_.words,
+                           s.row_offsets.data() + first, s.seeds.data(),
+                           s.values.data() + first * stride_ + super * 16, stride_,
+                           s.least.data() + (first * spans_ + span) * 16, spans_ * 16);
     }
   }
 }
@@ -232,14 +247,18 @@ void ScreenScan::FindSurvivors(Query* query, int place) {
     bound = s.minima[k_ - 1];
   }
   const int32_t threshold = Threshold(bound + 2 * (query->margin + query->rounding) + 1e-3);
-  const int most = static_cast<int>(s.places.size());
-  const int lanes = kernels_.scan(least, spans_ * 16, threshold, most, s.places.data());
+  const int lanes = kernels_.scan(least, spans_ * 16, threshold, s.places.data());
   const int64_t limit = 4 * MostSurvivors(codes_.blocks);
-  for (int i = 0; i < lanes; i++) {
-    const int64_t span = s.places[i] / 16, lane = s.places[i] % 16;
-    const int64_t last = std::min(codes_.blocks, (span + 1) * kSpanBlocks);
-    for (int64_t block = span * kSpanBlocks + lane; block < last; block += 16) {
-      if (values[block] <= threshold) s.survivors.push_back(static_cast<int32_t>(block));
+  for (int i = 0; i < lanes;) {
+    const int64_t span = s.places[i] / 16;
+    while (i < lanes && s.places[i] / 16 == span) i++;
+    // A span's blocks, of which the last may be but fillers: they repeat the last code.
+    const int64_t begin = span * kSpanBlocks,
+                  size = std::min<int64_t>(kSpanBlocks, codes_.super_blocks * 16 - begin);
+    const int count = kernels_.scan(values + begin, size, threshold, s.found);
+    for (int at = 0; at < count; at++) {
+      const int32_t block = static_cast<int32_t>(begin) + s.found[at];
+      if (block < codes_.blocks) s.survivors.push_back(block);
     }
     if (static_cast<int64_t>(s.survivors.size()) - query->first > limit) {
       query->usable = false;
@@ -250,11 +269,14 @@ void ScreenScan::FindSurvivors(Query* query, int place) {
   query->count = static_cast<int32_t>(s.survivors.size()) - query->first;
   // The best first: their exact scores are what the others are held against.
   int32_t* blocks = s.survivors.data() + query->first;
-  const auto closer = [values](int32_t a, int32_t b) { return values[a] < values[b]; };
   if (k_ == 1) {
-    std::iter_swap(blocks, std::min_element(blocks, blocks + query->count, closer));
+    int closest = 0;
+    for (int i = 1; i < query->count; i++)
+      closest = values[blocks[i]] < values[blocks[closest]] ? i : closest;
+    std::swap(blocks[0], blocks[closest]);
   } else {
-    std::sort(blocks, blocks + query->count, closer);
+    std::sort(blocks, blocks + query->count,
+              [values](int32_t a, int32_t b) { return values[a] < values[b]; });
   }
   Prefetch(blocks, std::min(k_, query->count));
 }
@@ -270,7 +292,7 @@ void ScreenScan::ScoreFirst(Query* query, int place, const float* y) {
     std::fill(best.score, best.score + 16, INFINITY);
     std::fill(best.index, best.index + 16, INT32_MAX);
     kernels_.exact_best(exact_, blocks, query->scored, y, &best);
-    worst = *std::min_element(best.score, best.score + 16);
+    worst = kernels_.best_of(best).score;
   } else {
     TopState& top = s.tops[place];
     StartTop(&top, k_);
@@ -288,7 +310,8 @@ void ScreenScan::ScoreFirst(Query* query, int place, const float* y) {
   const int32_t threshold = Threshold(reach + slack);
   int kept = query->scored;
   for (int i = query->scored; i < query->count; i++) {
-    if (values[blocks[i]] <= threshold) blocks[kept++] = blocks[i];
+    blocks[kept] = blocks[i];
+    kept += values[blocks[i]] <= threshold;
   }
   query->count = kept;
   query->usable = kept <= MostSurvivors(codes_.blocks);
@@ -306,11 +329,8 @@ void ScreenScan::ScoreRest(const Query& query, int place, const float* y, Candid
   }
   LaneBest& lanes = s.bests[place];
   if (count > 0) kernels_.exact_best(exact_, blocks, count, y, &lanes);
-  *best = {INFINITY, kNoCode};
-  for (int lane = 0; lane < 16; lane++) {
-    if (!Before(lanes.score[lane], lanes.index[lane], best->score, best->index)) continue;
-    *best = {lanes.score[lane], lanes.index[lane]};
-  }
+  *best = kernels_.best_of(lanes);
+  if (!(best->score < INFINITY)) *best = {INFINITY, kNoCode};
 }
 
 void ScreenScan::Prefetch(const int32_t* blocks, int count) const {

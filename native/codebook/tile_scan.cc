@@ -3,38 +3,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "codebook/cache_ahead.h"
+
 namespace tokenflow {
-
-namespace {
-
-// Brings memory into the second-level cache in equal steps, while something else is worked on.
-class CacheAhead {
- public:
-  CacheAhead(const float* data, int64_t floats, int64_t steps)
-      : at_(reinterpret_cast<const char*>(data)),
-        end_(at_ + floats * sizeof(float)),
-        step_(((end_ - at_) / kLine + steps - 1) / steps * kLine) {}
-
-  void Step() {
-    const char* stop = std::min(end_, at_ + step_);
-    for (; at_ < stop; at_ += kLine) __builtin_prefetch(at_, 0, 1);
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const char* at_;
-  const char* end_;
-  int64_t step_;
-};
-
-}  // namespace
 
 void QueryChunk::Resize(int64_t n) {
   size_ = n;
   rows_->scored.resize(n);
   rows_->seen.resize(n * dim_);
   rows_->y.resize(n * dim_);
-  rows_->tiles.resize(n * dim_);
 }
 
 void QueryChunk::Prepare(const float* x, int64_t n) {
@@ -45,7 +22,6 @@ void QueryChunk::Prepare(const float* x, int64_t n) {
                                         rows_->seen.data() + i * dim_, y);
     if (!rows_->scored[i]) std::fill(y, y + dim_, 0.0f);  // kept harmless: its result is thrown away
   }
-  Transpose();
 }
 
 void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows) {
@@ -59,6 +35,7 @@ void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows
 }
 
 void QueryChunk::Transpose() {
+  rows_->tiles.resize(size_ * dim_);
   for (int64_t i = 0; i < size_; i += kernels_.rows) {
     const int64_t rows = std::min<int64_t>(kernels_.rows, size_ - i);
     float* tile = rows_->tiles.data() + i * dim_;
@@ -86,8 +63,9 @@ void TileScan::Run(const QueryChunk& queries, int64_t begin, int64_t end, Candid
   for (int64_t block = begin; block < end; block += block_panels_) {
     if (cancelled.load(std::memory_order_relaxed)) break;
     const int64_t block_end = std::min(end, block + block_panels_);
+    const int64_t next_end = std::min(end, block_end + block_panels_);
     CacheAhead next(view_.codes + block_end * panel_floats,
-                    (std::min(end, block_end + block_panels_) - block_end) * panel_floats, tiles);
+                    (next_end - block_end) * panel_floats * sizeof(float), tiles);
     for (int64_t i = 0; i < n; i += kernels_.rows) {
       const int64_t rows = std::min<int64_t>(kernels_.rows, n - i);
       next.Step();

@@ -17,7 +17,8 @@ class QueryChunk {
       : kernels_(kernels), spans_(spans), dim_(dim) {}
 
   void Prepare(const float* x, int64_t n);  // [n][dim]
-  // Some rows of another chunk, as they are there.
+  void Transpose();                         // makes tiles, which a plain scan needs
+  // Some rows of another chunk, as they are there, and their tiles.
   void Select(const QueryChunk& from, const std::vector<int32_t>& rows);
 
   int64_t size() const { return size_; }
@@ -35,7 +36,6 @@ class QueryChunk {
   };
 
   void Resize(int64_t n);
-  void Transpose();
 
   const LookupKernels& kernels_;
   const std::vector<PartSpan>& spans_;

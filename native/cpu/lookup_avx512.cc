@@ -12,6 +12,7 @@ namespace tokenflow {
 namespace {
 
 #include "cpu/lookup_rows.inc"
+#include "cpu/lookup_top_avx512.inc"
 
 constexpr int kRowsMax = 6;
 constexpr int kVectors = kPanelGroup;
@@ -84,6 +85,10 @@ void FoldTop(const PanelView& view, int64_t first, int64_t last, const float* ti
       for (int v = 0; v < kVectors; v++) {
         const __mmask16 below = _mm512_cmp_ps_mask(acc[r][v], threshold, _CMP_LT_OQ);
         const __m512i index = _mm512_add_epi32(lanes, _mm512_set1_epi32((panel + v) * kPanelCodes));
+        if (top.k <= kMaxSortedTop) {
+          if (below != 0) InsertTop(acc[r][v], index, below, &top);
+          continue;
+        }
         _mm512_storeu_ps(top.scores + top.count, _mm512_maskz_compress_ps(below, acc[r][v]));
         _mm512_storeu_si512(top.indices + top.count, _mm512_maskz_compress_epi32(below, index));
         top.count += __builtin_popcount(below);

@@ -33,6 +33,8 @@ void StartTop(TopState* top, int k) {
   top->count = 0;
   top->k = k;
   top->limit = std::min(TopState::kLimit, k + std::max(k, 16));
+  std::fill_n(top->scores, 16, INFINITY);
+  std::fill_n(top->indices, 16, INT32_MAX);
 }
 
 void CutTop(TopState* top) {

@@ -12,8 +12,6 @@ namespace tokenflow {
 
 namespace {
 
-#include "cpu/screen_rows.inc"
-
 constexpr int kRowsMax = 5;
 constexpr int kVectors = 2;
 constexpr int kSteps = kBlockCodes / kVectors;
@@ -25,28 +23,30 @@ inline __m256i Seed(const float* seeds, __m256 inverse) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
 }
 
-inline void StoreLower(int32_t* value, int32_t* least, __m128i low16) {
-  const __m256i low = _mm256_cvtepi16_epi32(low16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(value), low);
-  __m256i* lane = reinterpret_cast<__m256i*>(least);
-  _mm256_storeu_si256(lane, _mm256_min_epi32(_mm256_loadu_si256(lane), low));
+// As 16-bit numbers, in the first half of their room.
+void RoundSeeds(const float* seeds, int64_t count, float inverse_scale, RoundedSeeds* rounded) {
+  const __m256 inverse = _mm256_set1_ps(inverse_scale);
+  for (int64_t super = 0; super < count; super++) {
+    __m256i* out = reinterpret_cast<__m256i*>(rounded[super].values);
+    for (int at = 0; at < kSuperBlock; at += 16, seeds += 16) _mm256_store_si256(out++, Seed(seeds, inverse));
+  }
 }
 
 template <int kRows>
 void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* words,
-           const int32_t* row_offsets, float inverse_scale, int32_t* values, int64_t stride, int32_t* least,
-           int64_t least_stride) {
-  const __m256 inverse = _mm256_set1_ps(inverse_scale);
+           const int32_t* row_offsets, const RoundedSeeds* rounded, int32_t* values, int64_t stride,
+           int32_t* least, int64_t least_stride) {
   const uint8_t* bytes = view.bytes + first * kSuperBlock * 2 * view.words;
-  const float* seeds = view.seeds + first * kSuperBlock;
-  for (int64_t super = first; super < last; super++, values += 16) {
+  int32_t* value = values;
+  for (int64_t super = first; super < last; super++, rounded++, value += 16) {
+    const __m256i* seeds = reinterpret_cast<const __m256i*>(rounded->values);
     __m256i lowest[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) lowest[r] = _mm256_set1_epi16(INT16_MAX);
 #pragma GCC unroll 1
-    for (int step = 0; step < kSteps; step++, seeds += kVectors * 16) {
+    for (int step = 0; step < kSteps; step++, seeds += kVectors) {
       __m256i acc[kRows][kVectors];
-      const __m256i seed0 = Seed(seeds, inverse), seed1 = Seed(seeds + 16, inverse);
+      const __m256i seed0 = _mm256_load_si256(seeds), seed1 = _mm256_load_si256(seeds + 1);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; r++) {
         const __m256i offset = _mm256_set1_epi16(static_cast<int16_t>(row_offsets[r]));
@@ -71,28 +71,83 @@ void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* w
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) {
-      int32_t* lanes = least + r * least_stride;
-      StoreLower(values + r * stride, lanes, _mm256_castsi256_si128(lowest[r]));
-      StoreLower(values + r * stride + 8, lanes + 8, _mm256_extracti128_si256(lowest[r], 1));
+      __m256i* out = reinterpret_cast<__m256i*>(value + r * stride);
+      _mm256_storeu_si256(out, _mm256_cvtepi16_epi32(_mm256_castsi256_si128(lowest[r])));
+      _mm256_storeu_si256(out + 1, _mm256_cvtepi16_epi32(_mm256_extracti128_si256(lowest[r], 1)));
     }
+  }
+  for (int r = 0; r < kRows; r++) {
+    __m256i* lanes = reinterpret_cast<__m256i*>(least + r * least_stride);
+    __m256i low = _mm256_loadu_si256(lanes), high = _mm256_loadu_si256(lanes + 1);
+    const __m256i* stored = reinterpret_cast<const __m256i*>(values + r * stride);
+    for (int64_t super = first; super < last; super++, stored += 2) {
+      low = _mm256_min_epi32(low, _mm256_loadu_si256(stored));
+      high = _mm256_min_epi32(high, _mm256_loadu_si256(stored + 1));
+    }
+    _mm256_storeu_si256(lanes, low);
+    _mm256_storeu_si256(lanes + 1, high);
   }
 }
 
-// The pair twice over, since lanes are pairs of 16 bits and a broadcast has 32.
-void Join(const int8_t* q, int32_t* word) {
-  int8_t* bytes = reinterpret_cast<int8_t*>(word);
-  bytes[0] = bytes[2] = q[0];
-  bytes[1] = bytes[3] = q[1];
+float ShiftQuery(const float* y, const float* shift, int dim, float* shifted) {
+  float most = 0.0f;
+  for (int k = 0; k < dim; k++) {
+    shifted[k] = y[k] + shift[k];
+    const float magnitude = __builtin_fabsf(shifted[k]);
+    most = magnitude > most ? magnitude : most;
+  }
+  return most;
 }
 
-int Scan(const int32_t* values, int64_t count, int32_t threshold, int most, int32_t* places) {
+void QuantiseQuery(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
+                   double scale, int8_t* q, QuantisedQuery* out) {
+  const float inverse = static_cast<float>(1.0 / scale);
+  constexpr int kChains = 4;  // sums side by side, so that no addition waits for another
+  double y_square[kChains] = {}, q_square[kChains] = {}, residual[kChains] = {}, along[kChains] = {};
+  int32_t sum = 0;
+  for (int k = 0; k < dim; k++) {
+    const float value = __builtin_rintf(shifted[k] * inverse);
+    const int level = static_cast<int>(value > 127.0f ? 127.0f : value < -127.0f ? -127.0f : value);
+    q[k] = static_cast<int8_t>(level);
+    sum += level;
+    const int c = k % kChains;
+    const double element = y[k], rounded = level * scale;
+    const double off = element + shift[k] - rounded;  // of the exact shifted query
+    y_square[c] += element * element;
+    q_square[c] += rounded * rounded;
+    residual[c] += off * off;
+    along[c] += element * centre[k];
+  }
+  const auto total = [](const double(&s)[kChains]) { return (s[0] + s[1]) + (s[2] + s[3]); };
+  out->y_norm = __builtin_sqrt(total(y_square));
+  out->q_norm = __builtin_sqrt(total(q_square));
+  out->residual = __builtin_sqrt(total(residual));
+  out->along = total(along);
+  out->sum = sum;
+}
+
+int32_t Minimum(const int32_t* values, int64_t count) {
+  int32_t least = INT32_MAX;
+  for (int64_t i = 0; i < count; i++) least = values[i] < least ? values[i] : least;
+  return least;
+}
+
+// The pair twice over, since lanes are pairs of 16 bits and a broadcast has 32.
+void Join(const int8_t* q, int count, int32_t* words, int stride) {
+  for (int word = 0; word < count; word++) {
+    int8_t* bytes = reinterpret_cast<int8_t*>(words + word * stride);
+    bytes[0] = bytes[2] = q[2 * word];
+    bytes[1] = bytes[3] = q[2 * word + 1];
+  }
+}
+
+int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* places) {
   const __m256i limit = _mm256_set1_epi32(threshold);
   int found = 0;
-  for (int64_t at = 0; at < count; at += 8) {  // count is a multiple of 16
+  for (int64_t at = 0; at < count; at += 8) {
     const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + at));
     unsigned above = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(value, limit)));
     for (unsigned below = ~above & 0xff; __builtin_expect(below != 0, 0); below &= below - 1) {
-      if (found == most) return found;
       places[found++] = static_cast<int32_t>(at + __builtin_ctz(below));
     }
   }
@@ -133,6 +188,16 @@ void ExactBest(const ExactView& view, const int32_t* blocks, int count, const fl
   }
 }
 
+Candidate BestOf(const LaneBest& lanes) {
+  Candidate best{lanes.score[0], lanes.index[0]};
+  for (int lane = 1; lane < 16; lane++) {
+    if (Before(lanes.score[lane], lanes.index[lane], best.score, best.index)) {
+      best = {lanes.score[lane], lanes.index[lane]};
+    }
+  }
+  return best;
+}
+
 void ExactTop(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top) {
   for (int i = 0; i < count; i++) {
     __m256 score[2];
@@ -162,11 +227,13 @@ const ScreenKernels& Avx2Screen() {
       63,
       false,
       {nullptr, Sweep<1>, Sweep<2>, Sweep<3>, Sweep<4>, Sweep<5>},
+      RoundSeeds,
       ShiftQuery,
       QuantiseQuery,
       Join,
       Minimum,
       Scan,
+      BestOf,
       ExactBest,
       ExactTop,
   };

@@ -13,23 +13,28 @@ namespace tokenflow {
 
 namespace {
 
-#include "cpu/screen_rows.inc"
+#include "cpu/lookup_top_avx512.inc"
 
 constexpr int kRowsMax = 6;
 constexpr int kVectors = 4;
 constexpr int kSteps = kBlockCodes / kVectors;
 
-// kWords is the number of words where it is known to be small, else 0.
-template <int kRows, int kWords>
-inline __attribute__((always_inline)) void SweepWords(const ScreenView& view, int64_t first, int64_t last,
-                                                      const int32_t* words, float inverse_scale,
-                                                      int32_t* values, int64_t stride, int32_t* least,
-                                                      int64_t least_stride) {
-  const int count = kWords > 0 ? kWords : view.words;
+void RoundSeeds(const float* seeds, int64_t count, float inverse_scale, RoundedSeeds* rounded) {
   const __m512 inverse = _mm512_set1_ps(inverse_scale);
-  const uint8_t* bytes = view.bytes + first * kSuperBlock * 4 * count;
-  const float* seeds = view.seeds + first * kSuperBlock;
-  for (int64_t super = first; super < last; super++, values += 16) {
+  for (int64_t at = 0; at < count * kSuperBlock; at += 16) {
+    const __m512i seed = _mm512_cvtps_epi32(_mm512_mul_ps(inverse, _mm512_load_ps(seeds + at)));
+    _mm512_store_si512(rounded->values + at, seed);
+  }
+}
+
+template <int kRows>
+void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* words, const int32_t*,
+           const RoundedSeeds* rounded, int32_t* values, int64_t stride, int32_t* least,
+           int64_t least_stride) {
+  const uint8_t* bytes = view.bytes + first * kSuperBlock * 4 * view.words;
+  const int32_t* seeds = rounded->values;
+  int32_t* value = values;
+  for (int64_t super = first; super < last; super++, value += 16) {
     __m512i lowest[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; r++) lowest[r] = _mm512_set1_epi32(INT32_MAX);
@@ -38,15 +43,15 @@ inline __attribute__((always_inline)) void SweepWords(const ScreenView& view, in
       __m512i acc[kRows][kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; v++, seeds += 16) {
-        const __m512i seed = _mm512_cvtps_epi32(_mm512_mul_ps(inverse, _mm512_load_ps(seeds)));
+        const __m512i seed = _mm512_load_si512(seeds);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; r++) acc[r][v] = seed;
       }
-      const auto multiply = [&](int word) __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int word = 0; word < view.words; word++, bytes += kVectors * 64) {
         __m512i code[kVectors];
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; v++) code[v] = _mm512_load_si512(bytes + v * 64);
-        bytes += kVectors * 64;
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; r++) {
           const __m512i q = _mm512_set1_epi32(words[word * kRows + r]);
@@ -56,55 +61,91 @@ inline __attribute__((always_inline)) void SweepWords(const ScreenView& view, in
             asm("vpdpbusd %2, %1, %0" : "+v"(acc[r][v]) : "v"(code[v]), "v"(q));
           }
         }
-      };
-      if (kWords > 0) {
-#pragma GCC unroll 4
-        for (int word = 0; word < kWords; word++) multiply(word);
-      } else {
-#pragma GCC unroll 1
-        for (int word = 0; word < count; word++) multiply(word);
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; r++) {
-        const __m512i low =
-            _mm512_min_epi32(_mm512_min_epi32(acc[r][0], acc[r][1]), _mm512_min_epi32(acc[r][2], acc[r][3]));
-        lowest[r] = _mm512_min_epi32(lowest[r], low);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; v++) lowest[r] = _mm512_min_epi32(lowest[r], acc[r][v]);
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; r++) {
-      _mm512_storeu_si512(values + r * stride, lowest[r]);
-      int32_t* lane = least + r * least_stride;
-      _mm512_storeu_si512(lane, _mm512_min_epi32(_mm512_loadu_si512(lane), lowest[r]));
+    for (int r = 0; r < kRows; r++) _mm512_storeu_si512(value + r * stride, lowest[r]);
+  }
+  // Read again rather than updated on the way: stores of 64 bytes are the scarcest of what the loop needs.
+  for (int r = 0; r < kRows; r++) {
+    int32_t* lanes = least + r * least_stride;
+    __m512i lowest = _mm512_loadu_si512(lanes);
+    for (int64_t at = 0; at < (last - first) * 16; at += 16) {
+      lowest = _mm512_min_epi32(lowest, _mm512_loadu_si512(values + r * stride + at));
     }
+    _mm512_storeu_si512(lanes, lowest);
   }
 }
 
-template <int kRows>
-void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* words, const int32_t*,
-           float inverse_scale, int32_t* values, int64_t stride, int32_t* least, int64_t least_stride) {
-  if (view.words == 2) {
-    SweepWords<kRows, 2>(view, first, last, words, inverse_scale, values, stride, least, least_stride);
-  } else {
-    SweepWords<kRows, 0>(view, first, last, words, inverse_scale, values, stride, least, least_stride);
+float ShiftQuery(const float* y, const float* shift, int dim, float* shifted) {
+  __m512 most = _mm512_setzero_ps();
+  for (int k = 0; k < dim; k += 16) {
+    const __mmask16 valid = dim - k < 16 ? static_cast<__mmask16>((1u << (dim - k)) - 1) : 0xffff;
+    const __m512 value =
+        _mm512_add_ps(_mm512_maskz_loadu_ps(valid, y + k), _mm512_maskz_loadu_ps(valid, shift + k));
+    _mm512_mask_storeu_ps(shifted + k, valid, value);
+    most = _mm512_max_ps(most, _mm512_abs_ps(value));
   }
+  return _mm512_reduce_max_ps(most);
 }
 
-void Join(const int8_t* q, int32_t* word) {
-  __builtin_memcpy(word, q, 4);
+void QuantiseQuery(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
+                   double scale, int8_t* q, QuantisedQuery* out) {
+  const __m256 inverse = _mm256_set1_ps(static_cast<float>(1.0 / scale));
+  const __m256 limit = _mm256_set1_ps(127.0f), lower = _mm256_set1_ps(-127.0f);
+  const __m512d step = _mm512_set1_pd(scale);
+  __m512d y_square = _mm512_setzero_pd(), q_square = y_square, residual = y_square, along = y_square;
+  __m256i sum = _mm256_setzero_si256();
+  for (int k = 0; k < dim; k += 8) {
+    const int left = dim - k;
+    const __mmask8 valid = left < 8 ? static_cast<__mmask8>((1u << left) - 1) : 0xff;
+    const __m256 scaled = _mm256_mul_ps(_mm256_maskz_loadu_ps(valid, shifted + k), inverse);
+    const __m256i level = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, limit), lower));
+    const __m128i bytes = _mm256_cvtepi32_epi8(level);
+    __builtin_memcpy(q + k, &bytes, left < 8 ? left : 8);
+    sum = _mm256_add_epi32(sum, level);
+    const __m512d element = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, y + k));
+    const __m512d rounded = _mm512_mul_pd(_mm512_cvtepi32_pd(level), step);
+    const __m512d moved = _mm512_add_pd(element, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, shift + k)));
+    const __m512d off = _mm512_sub_pd(moved, rounded);  // of the exact shifted query
+    y_square = _mm512_fmadd_pd(element, element, y_square);
+    q_square = _mm512_fmadd_pd(rounded, rounded, q_square);
+    residual = _mm512_fmadd_pd(off, off, residual);
+    along = _mm512_fmadd_pd(element, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, centre + k)), along);
+  }
+  out->y_norm = __builtin_sqrt(_mm512_reduce_add_pd(y_square));
+  out->q_norm = __builtin_sqrt(_mm512_reduce_add_pd(q_square));
+  out->residual = __builtin_sqrt(_mm512_reduce_add_pd(residual));
+  out->along = _mm512_reduce_add_pd(along);
+  out->sum = _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
 }
 
-int Scan(const int32_t* values, int64_t count, int32_t threshold, int most, int32_t* places) {
+void Join(const int8_t* q, int count, int32_t* words, int stride) {
+  for (int word = 0; word < count; word++) __builtin_memcpy(words + word * stride, q + word * 4, 4);
+}
+
+int32_t Minimum(const int32_t* values, int64_t count) {
+  __m512i least = _mm512_set1_epi32(INT32_MAX);
+  for (int64_t at = 0; at < count; at += 16) least = _mm512_min_epi32(least, _mm512_loadu_si512(values + at));
+  return _mm512_reduce_min_epi32(least);
+}
+
+int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* places) {
   const __m512i limit = _mm512_set1_epi32(threshold);
   int found = 0;
-  for (int64_t at = 0; at < count; at += 16) {
-    const __mmask16 valid = count - at < 16 ? static_cast<__mmask16>((1u << (count - at)) - 1) : 0xffff;
-    const __m512i value = _mm512_maskz_loadu_epi32(valid, values + at);
-    unsigned below = _mm512_mask_cmple_epi32_mask(valid, value, limit);
-    for (; __builtin_expect(below != 0, 0); below &= below - 1) {
-      if (found == most) return found;
-      places[found++] = static_cast<int32_t>(at + __builtin_ctz(below));
+  for (int64_t at = 0; at < count; at += 64) {
+    uint64_t below = 0;
+    for (int64_t v = 0; v < 4 && at + v * 16 < count; v++) {
+      const __m512i value = _mm512_loadu_si512(values + at + v * 16);
+      below |= uint64_t{_mm512_cmple_epi32_mask(value, limit)} << v * 16;
     }
+    for (; below != 0; below &= below - 1)
+      places[found++] = static_cast<int32_t>(at + __builtin_ctzll(below));
   }
   return found;
 }
@@ -168,6 +209,13 @@ void ExactBest(const ExactView& view, const int32_t* blocks, int count, const fl
   _mm512_store_si512(best->index, best_index);
 }
 
+Candidate BestOf(const LaneBest& lanes) {
+  const __m512 score = _mm512_load_ps(lanes.score);
+  const float least = _mm512_reduce_min_ps(score);
+  const __mmask16 equal = _mm512_cmp_ps_mask(score, _mm512_set1_ps(least), _CMP_EQ_OQ);
+  return {least, _mm512_mask_reduce_min_epi32(equal, _mm512_load_si512(lanes.index))};
+}
+
 void ExactTop(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top) {
   ForScores(
       view, blocks, count, y, [&](__m512 score, __m512i index) __attribute__((always_inline)) {
@@ -175,6 +223,10 @@ void ExactTop(const ExactView& view, const int32_t* blocks, int count, const flo
         const __m512 threshold = _mm512_set1_ps(top->threshold);
         const __mmask16 wanted = _mm512_cmp_ps_mask(score, threshold, _CMP_LE_OQ) &
                                  _mm512_cmp_ps_mask(score, _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
+        if (top->k <= kMaxSortedTop) {
+          if (wanted != 0) InsertTop(score, index, wanted, top);
+          return;
+        }
         _mm512_storeu_ps(top->scores + top->count, _mm512_maskz_compress_ps(wanted, score));
         _mm512_storeu_si512(top->indices + top->count, _mm512_maskz_compress_epi32(wanted, index));
         top->count += __builtin_popcount(wanted);
@@ -193,11 +245,13 @@ const ScreenKernels& Avx512VnniScreen() {
       127,
       true,
       {nullptr, Sweep<1>, Sweep<2>, Sweep<3>, Sweep<4>, Sweep<5>, Sweep<6>},
+      RoundSeeds,
       ShiftQuery,
       QuantiseQuery,
       Join,
       Minimum,
       Scan,
+      BestOf,
       ExactBest,
       ExactTop,
   };

@@ -11,6 +11,9 @@
 //
 // A word is what one multiply takes per lane: `group` elements. `vectors` codes of every lane are in work at
 // a time. Block values [query][blocks] are int32: rint(seed / scale) + row offset + sum of q * byte.
+//
+// Sums start at the rounded seeds, which are made beforehand: in the sweep itself they would wait for the
+// multiplies before them, and the multiplies after them for the seeds.
 #pragma once
 #include <cstdint>
 
@@ -25,8 +28,12 @@ constexpr int kMaxScreenRows = 8;
 
 struct ScreenView {
   const uint8_t* bytes;
-  const float* seeds;
   int words;  // per code: dim / group, rounded up
+};
+
+// Room for the rounded seeds of a super-block, whichever their width.
+struct alignas(64) RoundedSeeds {
+  int32_t values[kSuperBlock];
 };
 
 // The codes again in that order, in panels of 16, for scoring what is left.
@@ -54,8 +61,8 @@ struct QuantisedQuery {
 using SweepFunction = void (*)(const ScreenView& view, int64_t first, int64_t last,
                                const int32_t* words,        // [words][rows]
                                const int32_t* row_offsets,  // [rows]
-                               float inverse_scale,
-                               int32_t* values,  // [rows][stride], from block `first * 16` on
+                               const RoundedSeeds* seeds,   // of super-block `first` on
+                               int32_t* values,             // [rows][stride], from block `first * 16` on
                                int64_t stride,
                                int32_t* least,  // [rows][least_stride], 16 lanes each, lowered
                                int64_t least_stride);
@@ -69,6 +76,10 @@ struct ScreenKernels {
   bool wide;       // 32-bit sums; otherwise they wrap at 16 bits and the caller keeps them below 2^15
   SweepFunction sweep[kMaxScreenRows + 1];  // by number of queries
 
+  // rint(seed * inverse_scale), as the sweep adds them.
+  void (*round_seeds)(const float* seeds,  // [count][256]
+                      int64_t count, float inverse_scale, RoundedSeeds* rounded);
+
   // y + shift, and its largest magnitude.
   float (*shift)(const float* y, const float* shift, int dim, float* shifted);
 
@@ -76,13 +87,16 @@ struct ScreenKernels {
   void (*quantise)(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
                    double scale, int8_t* q, QuantisedQuery* out);
 
-  // A word of `group` elements as the sweep broadcasts it.
-  void (*join)(const int8_t* q, int32_t* word);
+  // The words of a query as the sweep broadcasts them, `stride` apart.
+  void (*join)(const int8_t* q, int count, int32_t* words, int stride);  // q: [count][group]
 
   int32_t (*minimum)(const int32_t* values, int64_t count);
 
-  // Places in [0, count) with a value of at most `threshold`, in order; returns how many, at most `most`.
-  int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int most, int32_t* places);
+  // Places in [0, count) with a value of at most `threshold`, in order; returns how many. Count is a multiple of 16.
+  int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int32_t* places);  // [count]
+
+  // The best of all lanes by (score, index); index INT32_MAX where no score is finite.
+  Candidate (*best_of)(const LaneBest& lanes);
 
   // Scores blocks exactly and keeps the best by (score, index).
   void (*exact_best)(const ExactView& view, const int32_t* blocks, int count, const float* y, LaneBest* best);

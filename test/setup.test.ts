@@ -17,7 +17,7 @@ import path from 'node:path';
 import { packageRoot } from '../lib/native.js';
 
 describe('the setup', function () {
-  this.timeout(60_000);
+  this.timeout(180_000);
   let clone: string;
   const at = (...names: string[]) => path.join(clone, ...names);
 

@@ -257,6 +257,10 @@ export interface NativeCudaStatus {
     multiprocessors: number;
     memoryBytes: number;
     reason: 'available' | CudaReason;
+    /** Only while available: whether it computes in bf16. */
+    bf16?: boolean;
+    /** Only when lost: what happened. */
+    detail?: string;
   }[];
 }
 
@@ -271,7 +275,8 @@ export type CudaReason =
   | 'unsupported-arch'
   | 'smoke-test-failed'
   | 'disabled-by-env'
-  | 'out-of-memory';
+  | 'out-of-memory'
+  | 'device-lost';
 
 /** Everything native/addon exports. */
 export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLearning {

@@ -44,10 +44,15 @@ describe('the CUDA library', () => {
     return file;
   };
 
+  const NO_CONTEXT = "Device 'cuda:0' is not available: no context";
   const entry = (abi: string, probe: string) => `
     static void Probe(CudaProbe* probe) { ${probe} }
-    extern "C" const CudaLibrary* tokenflow_cuda_1() {
-      static const CudaLibrary library = { ${abi}, Probe };
+    static Backend* Open(int32_t, char* detail, int32_t size) {
+      std::snprintf(detail, size, "no context");
+      return nullptr;
+    }
+    extern "C" const CudaLibrary* tokenflow_cuda_2() {
+      static const CudaLibrary library = { ${abi}, Probe, Open };
       return &library;
     }`;
 
@@ -79,10 +84,10 @@ describe('the CUDA library', () => {
     assert.equal(status({ TOKENFLOW_CUDA_PATH: nameless }).reason, 'abi-mismatch');
     const { reason, detail } = status({ TOKENFLOW_CUDA_PATH: other });
     assert.equal(reason, 'abi-mismatch');
-    assert.equal(detail, 'expected version 1 but found 99');
+    assert.equal(detail, 'expected version 2 but found 99');
   });
 
-  it('passes on what the library found, and promises no models that it cannot run', function () {
+  it('passes on what the library found, and why a device cannot be had', function () {
     const one = `probe->reason = CudaReason::kAvailable; probe->device_count = 1;
       std::snprintf(probe->devices[0].name, 256, "Card"); probe->devices[0].arch = 90;
       probe->devices[0].multiprocessors = 132; probe->devices[0].memory_bytes = 85899345920;
@@ -93,9 +98,10 @@ describe('the CUDA library', () => {
     const { reason, devices, backend } = status({ TOKENFLOW_CUDA_PATH: file });
     assert.equal(reason, 'available');
     const card = { name: 'Card', arch: 90, multiprocessors: 132, memoryBytes: 85899345920 };
-    assert.deepEqual(devices, [{ ...card, reason: 'available' }]);
+    assert.deepEqual(devices, [{ ...card, reason: 'smoke-test-failed', detail: NO_CONTEXT }]);
     assert.equal(backend.available, false);
-    assert.equal(backend.reason, 'kernels-only');
+    assert.equal(backend.reason, 'smoke-test-failed');
+    assert.equal(backend.detail, NO_CONTEXT);
     assert.equal(status({ TOKENFLOW_CUDA_PATH: none }).backend.reason, 'no-device');
   });
 });

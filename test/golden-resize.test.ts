@@ -6,6 +6,7 @@ import { GraphBuilder } from '../lib/graph/builder.js';
 import { native, packageRoot } from '../lib/native.js';
 import { channelsFirst, channelsLast } from '../lib/tokenizer/layout.js';
 import { resizePositionTable } from '../lib/tokenizer/position-resize.js';
+import { testDevice } from './program-support.js';
 import { floats, relativeError } from './support/arrays.js';
 
 const folder = path.join(packageRoot(), 'test', 'golden', 'resize');
@@ -32,7 +33,7 @@ describe('golden resizes', function () {
     for (const { from, to, channels, input, output } of found) {
       const graph = new GraphBuilder(1);
       graph.output('y', graph.resizeBicubic(graph.input('x', [from, from, channels]), to));
-      const store = native().createWeightStore('cpu');
+      const store = native().createWeightStore(testDevice());
       const { y } = native().createProgram(graph.build().graph, store, 'f32').runSync({ x: input });
       const error = relativeError(y, output);
       assert.ok(error <= TOLERANCE, `${from} to ${to}: ${error}`);
@@ -70,7 +71,11 @@ describe('golden resizes', function () {
       const x = graph.input('x', [from, from, channels]);
       const books = new Map([['codes', [codes.length, channels]]]);
       graph.output('tokens', graph.multiscaleEncode(x, books, [to, from]).tokens);
-      const program = native().createProgram(graph.build().graph, native().createWeightStore('cpu'), 'f32');
+      const program = native().createProgram(
+        graph.build().graph,
+        native().createWeightStore(testDevice()),
+        'f32',
+      );
       program.setWeight('codes', Float32Array.from(codes.flat()));
       const { tokens } = program.runSync({ x: input });
       assert.deepEqual(Array.from(tokens.subarray(0, to * to)), own, `${from} to ${to}`);

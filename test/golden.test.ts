@@ -11,6 +11,7 @@ import { encodeGraph } from '../lib/tokenizer/graphs.js';
 import { channelsFirst, channelsLast } from '../lib/tokenizer/layout.js';
 import { readModel } from '../lib/tokenizer/model.js';
 import { TokenFlow } from '../lib/tokenizer/tokenflow.js';
+import { testDevice } from './program-support.js';
 import { floats, integers, numbers, relativeError } from './support/arrays.js';
 
 const golden = path.join(packageRoot(), 'test', 'golden');
@@ -60,7 +61,7 @@ const cases = [
   checkpoint: path.join(golden, weights, 'checkpoint.pt'),
 }));
 
-describe(`golden cases at level ${native().simdLevel()}`, function () {
+describe(`golden cases at level ${native().simdLevel()} on ${testDevice()}`, function () {
   this.timeout(300_000);
   let scratch: string;
   before(() => {
@@ -136,7 +137,7 @@ describe(`golden cases at level ${native().simdLevel()}`, function () {
         new Map([...source.tensors].map(([key, { shape }]) => [key, shape])),
         readConfig(config),
       );
-      const store = native().createWeightStore('cpu');
+      const store = native().createWeightStore(testDevice());
       const { graph } = encodeGraph(model, 2, { image: 'f32', latents: true });
       const program = native().createProgram(graph, store, 'f32');
       for (const { name: weight } of program.missingWeights()) {

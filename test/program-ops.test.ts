@@ -1,10 +1,11 @@
 /** Every op, alone and fused, against naive loops in float64 at the instruction-set level in force. */
 import assert from 'node:assert/strict';
+import { supportsPrecision } from '../lib/backends.js';
 import { GraphBuilder, type Value } from '../lib/graph/builder.js';
 import type { Activation, Precision } from '../lib/graph/ops.js';
 import { native } from '../lib/native.js';
 import { ACTIVATIONS, erf, runReference } from './program-reference.js';
-import { compile, randomArray, randomWeights, relativeError } from './program-support.js';
+import { compile, randomArray, randomWeights, relativeError, testDevice } from './program-support.js';
 
 /** Builds a graph over one float input `x` and compares every output of both implementations. */
 function check(
@@ -32,7 +33,7 @@ function check(
   }
 }
 
-describe(`graph ops at level ${native().simdLevel()}`, () => {
+describe(`graph ops at level ${native().simdLevel()} on ${testDevice()}`, () => {
   it('the reference knows erf', () => {
     for (const [x, y] of [
       [0.1, 0.112462916],
@@ -304,8 +305,8 @@ describe(`graph ops at level ${native().simdLevel()}`, () => {
   describe('bf16', () => {
     const precision = 'bf16';
     before(function () {
-      if (native().simdLevel() !== 'avx512' || !native().cpuFeatures().avx512Bf16) {
-        console.log('      skipped: no AVX512-BF16 at this level');
+      if (!supportsPrecision(testDevice(), 'bf16')) {
+        console.log('      skipped: no bf16 on this device at this level');
         this.skip();
       }
     });

@@ -1,4 +1,5 @@
 /** Graphs with random weights for the tests of native programs. */
+import { resolveDevice } from '../lib/backends.js';
 import type { BuiltGraph } from '../lib/graph/builder.js';
 import type { Precision } from '../lib/graph/ops.js';
 import { type NativeProgram, native } from '../lib/native.js';
@@ -33,12 +34,17 @@ export function randomWeights({ weights }: BuiltGraph): Map<string, Float32Array
   return result;
 }
 
+/** Where the tests of programs run: TOKENFLOW_DEVICE, as for a model. */
+export function testDevice(): string {
+  return resolveDevice();
+}
+
 export function compile(
   built: BuiltGraph,
   weights: ReadonlyMap<string, Float32Array>,
   precision: Precision = 'f32',
 ): NativeProgram {
-  const program = native().createProgram(built.graph, native().createWeightStore('cpu'), precision);
+  const program = native().createProgram(built.graph, native().createWeightStore(testDevice()), precision);
   for (const { name } of program.missingWeights()) program.setWeight(name, weights.get(name)!);
   return program;
 }

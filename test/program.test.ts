@@ -5,12 +5,13 @@ import os from 'node:os';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
+import { supportsPrecision } from '../lib/backends.js';
 import { TokenFlowError } from '../lib/errors.js';
 import { GraphBuilder, type Value } from '../lib/graph/builder.js';
 import type { Graph } from '../lib/graph/ops.js';
 import { native, packageRoot } from '../lib/native.js';
 import { runReference } from './program-reference.js';
-import { compile, randomArray, randomWeights, relativeError } from './program-support.js';
+import { compile, randomArray, randomWeights, relativeError, testDevice } from './program-support.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: these graphs are to be wrong
 type Spoilt = any;
@@ -68,11 +69,8 @@ describe('native programs', () => {
   describe('never change a result', () => {
     for (const precision of ['f32', 'bf16'] as const) {
       it(`with the batch or the threads (${precision})`, function () {
-        if (
-          precision === 'bf16' &&
-          (native().simdLevel() !== 'avx512' || !native().cpuFeatures().avx512Bf16)
-        ) {
-          console.log('      skipped: no AVX512-BF16 at this level');
+        if (precision === 'bf16' && !supportsPrecision(testDevice(), 'bf16')) {
+          console.log('      skipped: no bf16 on this device at this level');
           return this.skip();
         }
         const images = [image(1), image(2), image(3)];
@@ -164,7 +162,7 @@ describe('native programs', () => {
 
   describe('refuse', () => {
     const invalid = { code: 'ERR_TOKENFLOW_INVALID_ARGUMENT' };
-    const store = () => native().createWeightStore('cpu');
+    const store = () => native().createWeightStore(testDevice());
     const create = (graph: unknown) => native().createProgram(graph as Graph, store(), 'f32');
     const copy = () => structuredClone(one.graph) as unknown as Spoilt;
 
@@ -369,7 +367,7 @@ describe('native programs', () => {
     });
 
     it('by disposing of the program and the store while runs are queued', async () => {
-      const store = native().createWeightStore('cpu');
+      const store = native().createWeightStore(testDevice());
       const program = native().createProgram(one.graph, store, 'f32');
       for (const { name } of program.missingWeights()) program.setWeight(name, weights.get(name)!);
       assert.ok(store.bytes() > 0);
@@ -388,7 +386,7 @@ describe('native programs', () => {
       const script = `
         const { parentPort, workerData } = require('node:worker_threads');
         const { native } = require(workerData.lib);
-        const program = native().createProgram(workerData.graph, native().createWeightStore('cpu'), 'f32');
+        const program = native().createProgram(workerData.graph, native().createWeightStore(workerData.device), 'f32');
         for (const { name } of program.missingWeights()) program.setWeight(name, workerData.weights.get(name));
         for (let i = 0; i < 50; i++) program.run({ x: workerData.x });
         parentPort.postMessage('running');
@@ -397,6 +395,7 @@ describe('native programs', () => {
         const x = join(Array.from({ length: 8 }, (_, n) => image(n)));
         const workerData = {
           lib: path.join(packageRoot(), 'dist', 'native.js'),
+          device: testDevice(),
           graph: network(8).graph,
           weights,
           x,
@@ -410,7 +409,7 @@ describe('native programs', () => {
   });
 
   it('share packed weights, and say what they hold and how long they took', () => {
-    const store = native().createWeightStore('cpu');
+    const store = native().createWeightStore(testDevice());
     const first = native().createProgram(one.graph, store, 'f32');
     const second = native().createProgram(network(2).graph, store, 'f32');
     for (const { name } of first.missingWeights()) first.setWeight(name, weights.get(name)!);

@@ -1,4 +1,5 @@
-// Runs the CUDA kernels on the CPU (test/simt): builds with the host compiler, runs every test program, prints
+// Runs the CUDA backend on the CPU (test/simt): builds with the host compiler, runs every test program of the kernels, then
+// the JavaScript tests of programs and models with the whole backend as the addon loads it, over the emulated machine. Prints
 // "N passed, N failed". `--asan` builds with AddressSanitizer and UndefinedBehaviorSanitizer; `--filter=WORD` runs the
 // cases whose names contain it; `--program=NAME` runs one program; `--fail-fast` ends a program at its first failure;
 // `--source=DIR` takes the kernels from another native/ folder, `--build=DIR` builds elsewhere.
@@ -68,6 +69,45 @@ for (const name of programs) {
   }
   passed += Number(summary[1]);
   failed += Number(summary[2]);
+}
+
+// Whole programs, where everything is run: what passes on the CPU has to pass there too.
+const SUITES = [
+  ['program-ops'],
+  ['golden-resize'],
+  [
+    'program',
+    '--grep',
+    'cut short|share packed|random graphs|what ran before|detached|more memory|\\(bf16\\)',
+  ],
+  ['golden', '--grep', '(clipb|siglip): pt, batch 2|clipb_enhanced: both|small trained'],
+  ['emulated/cuda-device'],
+];
+const whole = !values.asan && values.filter.length === 0 && values.program.length === 0;
+for (const [suite, ...options] of whole ? SUITES : []) {
+  const file = path.join(root, 'dist-test', 'test', `${suite}.test.js`);
+  if (!existsSync(file)) throw new Error(`${file} was not built; type: npm run test:simt`);
+  const args = [path.join(root, 'node_modules', 'mocha', 'bin', 'mocha.js'), file, '--timeout', '120000'];
+  const result = spawnSync(process.execPath, [...args, ...options], {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    cwd: root,
+    env: {
+      ...process.env,
+      TOKENFLOW_DEVICE: 'cuda',
+      TOKENFLOW_CUDA_PATH: path.join(build, 'tokenflow_cuda.so'),
+    },
+  });
+  process.stdout.write(result.stdout);
+  const count = (word) => Number(new RegExp(`^ +(\\d+) ${word}`, 'm').exec(result.stdout)?.[1] ?? 0);
+  passed += count('passing');
+  failed += count('failing');
+  if (result.status !== 0 && count('failing') === 0) {
+    process.stdout.write(
+      `  ${suite} ended early (status ${result.status}, signal ${result.signal})\n${result.stderr}\n`,
+    );
+    failed++;
+  }
 }
 process.stdout.write(`${passed} passed, ${failed} failed\n`);
 process.exit(failed === 0 && passed > 0 ? 0 : 1);

@@ -31,10 +31,13 @@ function addonReport() {
   };
 }
 
-function backendLine({ name, available, reason, devices }: Backend): string {
-  if (!available) return `  ${name}: not available (${reason}): ${explainBackend(reason!)}`;
+function backendLine({ name, available, reason, detail, devices }: Backend): string {
+  if (!available) {
+    return `  ${name}: not available (${reason}): ${explainBackend(reason!)}${detail ? ` (${detail})` : ''}`;
+  }
   const described = devices.map(
-    (device) => `${device.id} (${device.name}), ${device.precisions.join(' and ')}`,
+    ({ id, name: card, reason: lacking, precisions }) =>
+      `${id} (${card}), ${lacking ? `not available (${lacking})` : precisions.join(' and ')}`,
   );
   return `  ${name}: ${described.join('; ')}`;
 }

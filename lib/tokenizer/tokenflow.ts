@@ -1,6 +1,6 @@
 import type { Transform } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import { resolveDevice, supportsBf16 } from '../backends.js';
+import { resolveDevice, supportsPrecision } from '../backends.js';
 import { openCheckpoint } from '../checkpoint/checkpoint.js';
 import { DualCodebook } from '../codebook/dual-codebook.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
@@ -532,10 +532,14 @@ function checkLoadOptions(options: LoadOptions): string {
     if (!PARTS.includes(part)) throw invalidArgument('preload', `a list of '${PARTS.join("', '")}'`, part);
   }
   const device = resolveDevice(options.device);
-  if (precision === 'bf16' && device === 'cpu' && !supportsBf16()) {
+  if (!supportsPrecision(device, precision)) {
+    const lacks =
+      device === 'cpu'
+        ? 'this processor (or TOKENFLOW_SIMD) has no AVX512-BF16'
+        : `device '${device}' has a compute capability below 8.0`;
     throw new TokenFlowError(
       'ERR_TOKENFLOW_BACKEND_UNAVAILABLE',
-      "Precision 'bf16' is not available: this processor (or TOKENFLOW_SIMD) has no AVX512-BF16. Use 'f32'",
+      `Precision '${precision}' is not available: ${lacks}. Use 'f32'`,
     );
   }
   return device;

@@ -35,7 +35,7 @@ Napi::Object Environment::Schedule(Napi::Env env, std::unique_ptr<Job> owned) {
   if (pending_.empty()) completions_->tsfn.Ref(env);
   pending_.insert(job);
 
-  ComputeQueue::Cpu().Post([job, cancelled = job->cancelled, completions = completions_] {
+  job->queue->Post([job, cancelled = job->cancelled, completions = completions_] {
     {
       std::lock_guard<std::mutex> lock(completions->mutex);
       if (!completions->open) return;  // the environment is gone, and the job with it

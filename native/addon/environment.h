@@ -26,6 +26,7 @@ struct Job {
       : deferred(Napi::Promise::Deferred::New(env)), cancelled(std::make_shared<CancelFlag>(false)) {}
 
   Napi::Promise::Deferred deferred;
+  ComputeQueue* queue = &ComputeQueue::Cpu();  // of the device it runs on
   std::shared_ptr<CancelFlag> cancelled;
   std::vector<Napi::ObjectReference> held;         // kept alive until the promise settles
   std::function<void(const CancelFlag&)> execute;  // on the compute thread

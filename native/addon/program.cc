@@ -229,12 +229,15 @@ class StoreHandle : public Napi::ObjectWrap<StoreHandle> {
   }
   explicit StoreHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<StoreHandle>(info) {
     Guarded(info.Env(), [&] {
-      backend_ = &FindBackend(Field(info[0], "device").Text());
+      const std::string device = Field(info[0], "device").Text();
+      backend_ = &FindBackend(device);
+      queue_ = &ComputeQueue::Of(device);
       store_ = backend_->CreateStore();
     });
   }
 
   Backend& backend() const { return *backend_; }
+  ComputeQueue& queue() const { return *queue_; }
   const std::shared_ptr<WeightStore>& store() const {
     if (store_ == nullptr) throw Disposed("weight store");
     return store_;
@@ -248,6 +251,7 @@ class StoreHandle : public Napi::ObjectWrap<StoreHandle> {
   void Dispose(const Napi::CallbackInfo&) { store_.reset(); }
 
   Backend* backend_ = nullptr;
+  ComputeQueue* queue_ = nullptr;
   std::shared_ptr<WeightStore> store_;
 };
 
@@ -271,6 +275,7 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       }
       const StoreHandle* store = StoreHandle::Unwrap(info[1].As<Napi::Object>());
       const Precision precision = static_cast<Precision>(Field(info[2], "precision").Choice({"f32", "bf16"}));
+      queue_ = &store->queue();
       program_ = store->backend().Compile(ReadGraph(info[0]), store->store(), precision);
     });
   }
@@ -334,6 +339,7 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       auto binding = std::make_shared<Binding>(Bind(info.Env(), *program, info[0]));
       auto job = std::make_unique<Job>(info.Env());
       Job* handle = job.get();
+      job->queue = queue_;
       job->held.push_back(Napi::Persistent(Collect(info.Env(), *program, *binding)));
       binding->arrays.clear();  // handles of this call only
       job->execute = [program, binding](const CancelFlag& cancelled) {
@@ -349,7 +355,7 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       const auto program = this->program();
       const Binding binding = Bind(info.Env(), *program, info[0]);
       const CancelFlag never(false);
-      ComputeQueue::Cpu().Run([&] { program->Run(binding.inputs, binding.outputs, never); });
+      queue_->Run([&] { program->Run(binding.inputs, binding.outputs, never); });
       return Collect(info.Env(), *program, binding);
     });
   }
@@ -422,6 +428,7 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
     return result;
   }
 
+  ComputeQueue* queue_ = nullptr;
   std::shared_ptr<Program> program_;
 };
 

@@ -1,8 +1,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <mutex>
-#include <set>
 
 #include "cpu/fusion.h"
 #include "cpu/op.h"
@@ -36,16 +34,8 @@ class CpuProgram : public Program {
   const Graph& graph() const override { return graph_; }
 
   std::vector<MissingWeight> MissingWeights() const override {
-    std::lock_guard<std::mutex> lock(store_->mutex());
-    std::set<std::string> seen;
     std::vector<MissingWeight> missing;
-    for (const auto& weight : weights_) {
-      for (const WeightPart& part : weight->parts()) {
-        if (!part.name.empty() && weight->Wants(part.name) && seen.insert(part.name).second) {
-          missing.push_back({part.name, shapes_.at(part.name)});
-        }
-      }
-    }
+    for (const std::string& name : store_->Missing(weights_)) missing.push_back({name, shapes_.at(name)});
     return missing;
   }
 
@@ -125,7 +115,7 @@ class Cpu : public Backend {
 
   std::shared_ptr<Program> Compile(const Graph& graph, std::shared_ptr<WeightStore> store,
                                    Precision precision) override {
-    if (precision == Precision::kBf16 && !UseAvx512Bf16()) {
+    if (!Supports(precision)) {
       throw Error(
           "ERR_TOKENFLOW_BACKEND_UNAVAILABLE",
           "Precision bf16 needs a processor with AVX512-BF16 (and TOKENFLOW_SIMD not below avx512); use "
@@ -135,6 +125,10 @@ class Cpu : public Backend {
     return std::make_shared<CpuProgram>(graph, std::static_pointer_cast<CpuWeightStore>(std::move(store)),
                                         precision);
   }
+
+  bool Supports(Precision precision) const override {
+    return precision == Precision::kF32 || UseAvx512Bf16();
+  }
 };
 
 }  // namespace
@@ -142,12 +136,6 @@ class Cpu : public Backend {
 Backend& CpuBackend() {
   static Cpu backend;
   return backend;
-}
-
-Backend& FindBackend(const std::string& device) {
-  if (device == "cpu") return CpuBackend();
-  throw Error("ERR_TOKENFLOW_BACKEND_UNAVAILABLE",
-              "Expected 'cpu' for the device, the only backend here, but received '" + device + "'");
 }
 
 }  // namespace tokenflow

@@ -4,12 +4,6 @@
 
 namespace tokenflow {
 
-std::vector<WeightPart> EqualParts(const WeightParts& names, int64_t count) {
-  std::vector<WeightPart> parts;
-  for (const std::string& name : names) parts.push_back({name, count / static_cast<int64_t>(names.size())});
-  return parts;
-}
-
 std::shared_ptr<Weight<FloatArray>> Compiler::RequestArray(const std::vector<WeightPart>& parts,
                                                            int64_t pad) {
   return Request<FloatArray>(

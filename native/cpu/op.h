@@ -69,9 +69,6 @@ class Compiler {
       group_sums_;  // by value, a reshape being its operand, and groups
 };
 
-// Parts of equal size that add up to `count` elements.
-std::vector<WeightPart> EqualParts(const WeightParts& names, int64_t count);
-
 CompiledOp Compile(const PixelsToFloat& op, Compiler& compiler);
 CompiledOp Compile(const FloatToPixels& op, Compiler& compiler);
 CompiledOp Compile(const ScaleInput& op, Compiler& compiler);

@@ -1,27 +1,13 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "device_codebook.cuh"
+#include "host_bf16.h"
 
 namespace tokenflow::cuda {
 
 namespace {
-
-// Round to nearest even; beyond the largest finite bf16 it becomes infinity, as the hardware's conversion does.
-uint16_t RoundToBf16(float f) {
-  uint32_t u;
-  std::memcpy(&u, &f, 4);
-  return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
-}
-
-float FromBf16(uint16_t h) {
-  const uint32_t u = static_cast<uint32_t>(h) << 16;
-  float f;
-  std::memcpy(&f, &u, 4);
-  return f;
-}
 
 // The next float that is not below x.
 float RoundUp(double x) {

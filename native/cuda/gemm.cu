@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
         for (int e = 0; e < 8; e++)
           v[e] = Activate(a.epilogue.activation, tile.at(i, h, q, e) + (bias[e] + row_bias));
         const int64_t at = r * a.y.row_stride + column;
-        if (column + 8 <= a.stored_columns) {
+        if (column + 8 <= a.stored_columns && a.y.row_stride % 8 == 0) {
           if (residual != nullptr) {
             float f[8];
             LoadRow8(residual + at, f);

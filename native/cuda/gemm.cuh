@@ -11,8 +11,8 @@ enum class GemmTile { k128x128, k64x64 };
 // changes no result.
 GemmTile ChooseGemmTile(int rows, int columns, int images, int multiprocessors);
 
-// y[row][column] = activation(sum_k A W + bias) + residual for each of `count` matrices; rows of y start on 16 bytes and hold
-// bf16 (uint16_t) or float, the residual has the type of y. Columns from w.columns up to `stored_columns` hold what zeros give.
+// y[row][column] = activation(sum_k A W + bias) + residual for each of `count` matrices; y holds bf16 (uint16_t) or
+// float, at its fastest with rows that start on 16 bytes, and the residual has the type of y. Columns from w.columns up to `stored_columns` hold what zeros give.
 template <class Rows, class Out>
 void Gemm(const Rows& a, const PackedColumns<uint16_t>& w, int count, const Epilogue& epilogue, GemmTile tile,
           const ResultRows<Out>& y, int stored_columns, cudaStream_t stream);

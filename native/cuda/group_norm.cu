@@ -6,6 +6,7 @@
 //                     (variance = within the channels + between them), to a scale and a shift per channel
 //   ApplyKernel       y = x scale + shift, swish if asked, 8 channels a thread
 //
+// Channels are padded with zeros to a multiple of 8, so that every access is 16 or 32 bytes wide; the padding stays zero.
 // A thread of the statistics keeps 8 neighbouring channels and walks pixels, so loads are 16 or 32 bytes wide and a warp's are
 // contiguous; the threads that share channels meet once, in shared memory, in the order of their pixels. Pieces depend on the
 // shape of one image alone and nothing is atomic: the same bits in any batch, every time.
@@ -25,8 +26,8 @@ constexpr int kThreads = 256;
 constexpr int kPiece = 512;  // pixels of a block
 
 struct StatisticsArgs {
-  int pixels, channels, pieces;
-  float* sums;  // [images][pieces][2][channels]: of d, of d^2
+  int pixels, channels, pieces;  // channels with their padding
+  float* sums;                   // [images][pieces][2][channels]: of d, of d^2
 };
 
 template <class In>
@@ -73,12 +74,12 @@ __global__ void __launch_bounds__(kThreads) StatisticsKernel(const In* x, Statis
 
 struct FinishArgs {
   int64_t images;
-  int pixels, channels, groups, pieces;
+  int pixels, channels, stride, groups, pieces;  // stride: the channels with their padding
   const float* sums;
   const float* weight;
   const float* bias;
   float epsilon;
-  float* scale;  // [images][channels]
+  float* scale;  // [images][stride]; zeros for the padding
   float* shift;
 };
 
@@ -93,15 +94,15 @@ __global__ void __launch_bounds__(kThreads) FinishKernel(const In* x, FinishArgs
   // Lane l has channels first + l, first + l + 32, ...; each is summed over the pieces in order.
   double means = 0, within = 0,
          squares = 0;  // over the lane's channels: of the mean, of the spread, of the mean squared
-  const double centre = LoadOne(x + image * a.pixels * a.channels + first);
+  const double centre = LoadOne(x + image * a.pixels * a.stride + first);
   for (int c = first + lane; c < first + width; c += 32) {
     double sum = 0, square = 0;
     for (int piece = 0; piece < a.pieces; piece++) {
-      const float* at = a.sums + (image * a.pieces + piece) * 2 * a.channels;
+      const float* at = a.sums + (image * a.pieces + piece) * 2 * a.stride;
       sum += at[c];
-      square += at[a.channels + c];
+      square += at[a.stride + c];
     }
-    const double mean = LoadOne(x + image * a.pixels * a.channels + c) - centre + sum / count;
+    const double mean = LoadOne(x + image * a.pixels * a.stride + c) - centre + sum / count;
     means += mean;
     squares += mean * mean;
     within += square - sum * sum / count;
@@ -118,14 +119,17 @@ __global__ void __launch_bounds__(kThreads) FinishKernel(const In* x, FinishArgs
   const double inverse = 1.0 / sqrt(variance + static_cast<double>(a.epsilon));
   for (int c = first + lane; c < first + width; c += 32) {
     const double scale = a.weight[c] * inverse;
-    a.scale[image * a.channels + c] = static_cast<float>(scale);
-    a.shift[image * a.channels + c] = static_cast<float>(a.bias[c] - (mean + centre) * scale);
+    a.scale[image * a.stride + c] = static_cast<float>(scale);
+    a.shift[image * a.stride + c] = static_cast<float>(a.bias[c] - (mean + centre) * scale);
   }
+  if (first + width < a.channels) return;
+  const int padding = a.channels + lane;  // fewer than 8
+  if (padding < a.stride) a.scale[image * a.stride + padding] = a.shift[image * a.stride + padding] = 0.0f;
 }
 
 struct ApplyArgs {
-  int64_t octets;  // of the whole tensor
-  int pixels, channels;
+  int64_t octets;        // of the whole tensor
+  int pixels, channels;  // channels with their padding
   const float* scale;
   const float* shift;
   bool swish;
@@ -154,15 +158,19 @@ int Pieces(const GroupNormShape& shape) {
   return DivideUp(shape.pixels, kPiece);
 }
 
+int Stride(const GroupNormShape& shape) {
+  return DivideUp(shape.channels, 8) * 8;
+}
+
 struct Workspace {
   float* sums;
   float* scale;
   float* shift;
 
   Workspace(Arena& arena, const GroupNormShape& s)
-      : sums(arena.Take<float>(s.images * Pieces(s) * 2 * s.channels)),
-        scale(arena.Take<float>(s.images * s.channels)),
-        shift(arena.Take<float>(s.images * s.channels)) {}
+      : sums(arena.Take<float>(s.images * Pieces(s) * 2 * Stride(s))),
+        scale(arena.Take<float>(s.images * Stride(s))),
+        shift(arena.Take<float>(s.images * Stride(s))) {}
 };
 
 }  // namespace
@@ -177,24 +185,23 @@ template <class In, class Out>
 void GroupNorm(const GroupNormShape& s, const In* x, const float* weight, const float* bias, float epsilon,
                bool swish, Out* y, void* workspace, cudaStream_t stream) {
   if (s.images == 0 || s.pixels == 0) return;
-  if (s.channels % 8 != 0 || s.channels % s.groups != 0 || s.channels > kMaxNormChannels) {
-    throw InvalidArgument(
-        "Expected channels that are a multiple of 8 and of the groups, at most 2048, but received " +
-        std::to_string(s.channels) + " in " + std::to_string(s.groups) + " groups");
+  if (s.channels % s.groups != 0 || s.channels > kMaxNormChannels) {
+    throw InvalidArgument("Expected channels that are a multiple of the groups, at most 2048, but received " +
+                          std::to_string(s.channels) + " in " + std::to_string(s.groups) + " groups");
   }
   Arena arena(workspace);
   const Workspace space(arena, s);
-  const int pieces = Pieces(s);
+  const int pieces = Pieces(s), stride = Stride(s);
   Launch(StatisticsKernel<In>, dim3(static_cast<unsigned>(s.images * pieces)), dim3(kThreads),
-         kThreads * 16 * sizeof(float), stream, x, StatisticsArgs{s.pixels, s.channels, pieces, space.sums});
+         kThreads * 16 * sizeof(float), stream, x, StatisticsArgs{s.pixels, stride, pieces, space.sums});
   Launch(FinishKernel<In>, dim3(static_cast<unsigned>(DivideUp<int64_t>(s.images * s.groups, kThreads / 32))),
          dim3(kThreads), 0, stream, x,
-         FinishArgs{s.images, s.pixels, s.channels, s.groups, pieces, space.sums, weight, bias, epsilon,
-                    space.scale, space.shift});
-  const int64_t octets = s.images * s.pixels * (s.channels / 8);
+         FinishArgs{s.images, s.pixels, s.channels, stride, s.groups, pieces, space.sums, weight, bias,
+                    epsilon, space.scale, space.shift});
+  const int64_t octets = s.images * s.pixels * (stride / 8);
   Launch(ApplyKernel<In, Out>, dim3(static_cast<unsigned>(DivideUp<int64_t>(octets, kThreads))),
-         dim3(kThreads), 0, stream, x,
-         ApplyArgs{octets, s.pixels, s.channels, space.scale, space.shift, swish}, y);
+         dim3(kThreads), 0, stream, x, ApplyArgs{octets, s.pixels, stride, space.scale, space.shift, swish},
+         y);
 }
 
 template void GroupNorm(const GroupNormShape&, const float*, const float*, const float*, float, bool, float*,
@@ -203,5 +210,7 @@ template void GroupNorm(const GroupNormShape&, const float*, const float*, const
                         uint16_t*, void*, cudaStream_t);
 template void GroupNorm(const GroupNormShape&, const uint16_t*, const float*, const float*, float, bool,
                         uint16_t*, void*, cudaStream_t);
+template void GroupNorm(const GroupNormShape&, const uint16_t*, const float*, const float*, float, bool,
+                        float*, void*, cudaStream_t);
 
 }  // namespace tokenflow::cuda

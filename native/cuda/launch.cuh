@@ -1,15 +1,10 @@
 // How a kernel is started: with its dynamic shared memory allowed and its launch error turned into an exception.
 #pragma once
 #include <cstddef>
-#include <string>
 #include <utility>
 
 #include "device.cuh"
-#include "runtime/error.h"
-
-#ifdef TOKENFLOW_SIMT
-typedef struct CUstream_st* cudaStream_t;
-#endif
+#include "driver.h"
 
 namespace tokenflow::cuda {
 
@@ -19,8 +14,8 @@ template <class... Parameters, class... Arguments>
 void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             Arguments&&... arguments) {
 #ifdef TOKENFLOW_SIMT
-  (void)stream;
-  simt::Run(grid, block, shared_bytes, [&] { kernel(arguments...); });
+  const cudaError_t status =
+      simt::Enqueue(stream, [=] { simt::Run(grid, block, shared_bytes, [&] { kernel(arguments...); }); });
 #else
   cudaError_t status = cudaSuccess;
   if (shared_bytes > kSharedBytesWithoutAsking) {
@@ -35,11 +30,8 @@ void Launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
     config.stream = stream;
     status = cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
   }
-  if (status != cudaSuccess) {
-    throw Error("ERR_TOKENFLOW_INTERNAL",
-                std::string("A CUDA kernel did not start: ") + cudaGetErrorString(status));
-  }
 #endif
+  Check(status, "starting a kernel");
 }
 
 template <class T>

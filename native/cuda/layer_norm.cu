@@ -29,8 +29,9 @@ __global__ void __launch_bounds__(kThreads) LayerNormKernel(const In* x, LayerNo
   const int lane = static_cast<int>(threadIdx.x) & 31;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + (threadIdx.x >> 5);
   if (row >= a.rows) return;  // whole warps leave
-  const In* from = x + row * a.channels;
-  Out* to = y + row * a.channels;
+  const int stride = DivideUp(a.channels, 8) * 8;
+  const In* from = x + row * stride;
+  Out* to = y + row * stride;
   const float inverse_count = __fdiv_rn(1.0f, static_cast<float>(a.channels));
 
   float sum = 0.0f;
@@ -46,7 +47,10 @@ __global__ void __launch_bounds__(kThreads) LayerNormKernel(const In* x, LayerNo
     float v[8];
     LoadRow8(from + c, v);
 #pragma unroll
-    for (int e = 0; e < 8; e++) spread = fmaf(v[e] - mean, v[e] - mean, spread);
+    for (int e = 0; e < 8; e++) {
+      const float d = c + e < a.channels ? v[e] - mean : 0.0f;  // what pads a row is not part of it
+      spread = fmaf(d, d, spread);
+    }
   }
   const float inverse = __fdiv_rn(1.0f, __fsqrt_rn(fmaf(WarpSum(spread), inverse_count, a.epsilon)));
   for (int c = lane * 8; c < a.channels; c += 256) {
@@ -66,10 +70,6 @@ template <class In, class Out>
 void LayerNorm(const In* x, int64_t rows, int channels, const float* weight, const float* bias, float epsilon,
                Out* y, cudaStream_t stream) {
   if (rows == 0) return;
-  if (channels % 8 != 0) {
-    throw InvalidArgument("Expected channels that are a multiple of 8 but received " +
-                          std::to_string(channels));
-  }
   Launch(LayerNormKernel<In, Out>, dim3(static_cast<unsigned>(DivideUp<int64_t>(rows, kThreads / 32))),
          dim3(kThreads), 0, stream, x, LayerNormArgs{rows, channels, weight, bias, epsilon}, y);
 }

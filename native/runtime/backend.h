@@ -1,6 +1,5 @@
-// Where programs run. A backend compiles a checked graph and runs it; the CPU is one, a GPU library that is
-// loaded on first need another. Across that border go plain structs, pointers and these three classes,
-// nothing of N-API.
+// Where programs run. A backend compiles a checked graph and runs it; the CPU is one, each card of the CUDA library, which
+// is loaded on first need, another. Across that border go plain structs, pointers and these three classes, nothing of N-API.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -43,7 +42,7 @@ class Program {
   virtual void SetWeight(const std::string& name, const float* data, int64_t count) = 0;
   virtual ProgramMemory Memory() const = 0;
   // `inputs` and `outputs` in the order of the graph's ports, in host memory, of the ports' sizes. On the
-  // compute thread only. Stops between ops once `cancelled` is set, the outputs then unspecified.
+  // device's compute thread only. Stops between ops once `cancelled` is set, the outputs then unspecified.
   virtual void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                    const CancelFlag& cancelled) = 0;
   // By op of the graph, over the runs so far.
@@ -58,11 +57,14 @@ class Backend {
   // that the device lacks.
   virtual std::shared_ptr<Program> Compile(const Graph& graph, std::shared_ptr<WeightStore> store,
                                            Precision precision) = 0;
+  virtual bool Supports(Precision precision) const = 0;
+  // Why the device cannot be used any more; empty while it can.
+  virtual std::string LostReason() const { return {}; }
 };
 
 Backend& CpuBackend();
 
-// By name: 'cpu'. Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE for any other.
+// By name: 'cpu', 'cuda:0', 'cuda:1', ... Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE and the reason.
 Backend& FindBackend(const std::string& device);
 
 }  // namespace tokenflow

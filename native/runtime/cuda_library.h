@@ -1,6 +1,7 @@
 // The CUDA backend lives in a library of its own, loaded on first need and never unloaded, so that a machine without a
-// card, a driver or that file runs everything else. This header is the whole border: plain data and C functions, one
-// versioned entry point, no CUDA type. Either side checks the other's version before it believes anything else.
+// card, a driver or that file runs everything else. This header and backend.h are the whole border: plain data, functions,
+// the classes of backend.h, `Error` as the only exception, and no CUDA type, behind one versioned entry point. Either side
+// checks the other's version before it believes anything else.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -8,9 +9,11 @@
 
 namespace tokenflow {
 
+class Backend;
+
 // Raised with every change of what is declared here; part of the entry point's name.
-constexpr int32_t kCudaAbi = 1;
-constexpr char kCudaEntryPoint[] = "tokenflow_cuda_1";
+constexpr int32_t kCudaAbi = 2;
+constexpr char kCudaEntryPoint[] = "tokenflow_cuda_2";
 constexpr char kCudaLibraryFile[] = "tokenflow_cuda.so";
 
 enum class CudaReason : int32_t {
@@ -50,6 +53,9 @@ struct CudaProbe {
 struct CudaLibrary {
   int32_t abi;
   void (*probe)(CudaProbe* probe);  // never throws
+  // The backend of a device: made when first asked for, never destroyed. Null, with the reason in `detail`, when it cannot
+  // be had. Never throws.
+  Backend* (*open)(int32_t device, char* detail, int32_t detail_bytes);
 };
 
 using CudaEntryPoint = const CudaLibrary* (*)();
@@ -58,7 +64,11 @@ struct CudaStatus {
   CudaReason reason;
   std::string detail;
   std::vector<CudaDevice> devices;
+  const CudaLibrary* library = nullptr;  // once it is loaded and of this version
 };
+
+// The backend of the index-th device. Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE and the reason.
+Backend& CudaBackendOf(int index);
 
 // What the library beside the addon says, asked once. TOKENFLOW_CUDA=off leaves it alone; TOKENFLOW_CUDA_PATH names another
 // file.

@@ -16,8 +16,12 @@ struct Block {
 
 class Planner {
  public:
-  Planner(const Graph& graph, const std::vector<Step>& steps)
-      : graph_(graph), steps_(steps), block_(graph.values.size(), -1), last_read_(graph.values.size(), -1) {}
+  Planner(const Graph& graph, const std::vector<Step>& steps, const std::vector<int64_t>& bytes)
+      : graph_(graph),
+        steps_(steps),
+        bytes_(bytes),
+        block_(graph.values.size(), -1),
+        last_read_(graph.values.size(), -1) {}
 
   MemoryPlan Run() {
     const int end = static_cast<int>(steps_.size());
@@ -63,7 +67,7 @@ class Planner {
     Block block;
     block.first = step;
     block.last = std::max(step, last_read_[value]);
-    block.bytes = (graph_.values[value].Bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    block.bytes = (bytes_[value] + kAlignment - 1) / kAlignment * kAlignment;
     blocks_.push_back(block);
     return blocks_.back();
   }
@@ -116,6 +120,7 @@ class Planner {
 
   const Graph& graph_;
   const std::vector<Step>& steps_;
+  const std::vector<int64_t>& bytes_;  // by value
   std::vector<Block> blocks_;
   std::vector<int> block_;      // of a value
   std::vector<int> last_read_;  // of a value, the step
@@ -123,8 +128,14 @@ class Planner {
 
 }  // namespace
 
+MemoryPlan PlanMemory(const Graph& graph, const std::vector<Step>& steps, const std::vector<int64_t>& bytes) {
+  return Planner(graph, steps, bytes).Run();
+}
+
 MemoryPlan PlanMemory(const Graph& graph, const std::vector<Step>& steps) {
-  return Planner(graph, steps).Run();
+  std::vector<int64_t> bytes;
+  for (const GraphValue& value : graph.values) bytes.push_back(value.Bytes());
+  return PlanMemory(graph, steps, bytes);
 }
 
 }  // namespace tokenflow

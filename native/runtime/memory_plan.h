@@ -31,6 +31,8 @@ constexpr int64_t kAlignment = 64;
 // Inputs and outputs are the caller's memory. A reshape shares its operand's memory where neither end forbids
 // it; a step's result takes over Operands::in_place where nothing reads that later. Everything else is placed
 // best fit, largest first.
+// `bytes` of each value: a backend may store one as something smaller than the graph's type.
+MemoryPlan PlanMemory(const Graph& graph, const std::vector<Step>& steps, const std::vector<int64_t>& bytes);
 MemoryPlan PlanMemory(const Graph& graph, const std::vector<Step>& steps);
 
 }  // namespace tokenflow

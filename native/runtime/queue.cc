@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -17,6 +18,16 @@ struct ComputeQueue::State {
 
 ComputeQueue& ComputeQueue::Cpu() {
   static ComputeQueue* queue = new ComputeQueue();  // leaked on purpose: see the header
+  return *queue;
+}
+
+ComputeQueue& ComputeQueue::Of(const std::string& device) {
+  if (device == "cpu") return Cpu();
+  static auto* mutex = new std::mutex();
+  static auto* queues = new std::map<std::string, ComputeQueue*>();
+  const std::lock_guard<std::mutex> lock(*mutex);
+  ComputeQueue*& queue = (*queues)[device];
+  if (queue == nullptr) queue = new ComputeQueue();
   return *queue;
 }
 

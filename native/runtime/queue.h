@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace tokenflow {
 
@@ -12,8 +13,9 @@ using CancelFlag = std::atomic<bool>;
 
 class ComputeQueue {
  public:
-  // The queue of the CPU device. Started on first use, never torn down: the process may exit while a job
+  // The queue of a device, by name: 'cpu', 'cuda:0'. Started on first use, never torn down: the process may exit while a job
   // runs.
+  static ComputeQueue& Of(const std::string& device);
   static ComputeQueue& Cpu();
 
   void Post(std::function<void()> job);

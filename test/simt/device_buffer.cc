@@ -20,7 +20,7 @@ struct Block {
   size_t mapped, bytes, slack;
 };
 std::map<void*, Block>& blocks() {
-  static std::map<void*, Block> instance;
+  static auto& instance = *new std::map<void*, Block>;
   return instance;
 }
 

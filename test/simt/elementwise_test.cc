@@ -10,29 +10,20 @@
 using namespace tokenflow::cuda;
 using simt::DeviceBuffer;
 
-TEST("pixels to float: every value, padded channels") {
+TEST("pixels to float: every value") {
   DeviceBuffer<uint8_t> x(258);
   for (int i = 0; i < 258; i++) x[i] = static_cast<uint8_t>(i);
-  DeviceBuffer<float> y(86 * 4), plain(86 * 3);
-  DeviceBuffer<uint16_t> low(86 * 8);
-  PixelsToFloat(x.data(), 86, 4, y.data(), nullptr);
-  PixelsToFloat(x.data(), 86, 3, plain.data(), nullptr);
-  PixelsToFloat(x.data(), 86, 8, low.data(), nullptr);
-  for (int i = 0; i < 258; i++) {
-    const float want = (static_cast<float>(x[i]) / 255.0f - 0.5f) / 0.5f;
-    CHECK(y[i / 3 * 4 + i % 3] == want && plain[i] == want);
-    CHECK(low[i / 3 * 8 + i % 3] == static_cast<uint16_t>(PackBf16(want, 0)));
-  }
-  for (int p = 0; p < 86; p++) CHECK(y[p * 4 + 3] == 0 && low[p * 8 + 7] == 0);
+  DeviceBuffer<float> y(258);
+  PixelsToFloat(x.data(), 258, y.data(), nullptr);
+  for (int i = 0; i < 258; i++) CHECK(y[i] == (static_cast<float>(x[i]) / 255.0f - 0.5f) / 0.5f);
 }
 
 TEST("float to pixels: rounding, clamping, not a number, and back") {
   std::vector<float> values = {-2, -1.0039f, -1, -0.9961f, 0, 0.5f, 0.99607f, 1, 7, NAN, INFINITY, -INFINITY};
   for (int i = 0; i < 256; i++) values.push_back((static_cast<float>(i) / 255.0f - 0.5f) / 0.5f);
-  while (values.size() % 3) values.push_back(0);
   const DeviceBuffer<float> x(values);
   DeviceBuffer<uint8_t> y(values.size());
-  FloatToPixels(x.data(), static_cast<int64_t>(values.size() / 3), 3, y.data(), nullptr);
+  FloatToPixels(x.data(), static_cast<int64_t>(values.size()), y.data(), nullptr);
   for (size_t i = 0; i < values.size(); i++) {
     const float v = 127.5f * values[i] + 128.0f;
     CHECK(y[i] == static_cast<uint8_t>(v > 0.0f ? (v < 255.0f ? v : 255.0f) : 0.0f));
@@ -60,20 +51,14 @@ TEST("boxes: slice channels, concat channels, slice tokens, prepend a token") {
   const DeviceBuffer<float> x(random.Normals(kImages * kTokens * kChannels)),
       token(random.Normals(kChannels));
   DeviceBuffer<float> channels(kImages * kTokens * 3);
-  CopyBox(Box<float, float>{x.data() + 2, kTokens * kChannels, kChannels, channels.data(), kTokens * 3, 3,
-                            kImages, kTokens, 3},
-          nullptr);
+  CopyBox(
+      Box{x.data() + 2, kTokens * kChannels, kChannels, channels.data(), kTokens * 3, 3, kImages, kTokens, 3},
+      nullptr);
   DeviceBuffer<float> tokens(kImages * (kTokens + 1) * kChannels);
   constexpr int64_t kLonger = (kTokens + 1) * kChannels;
-  CopyBox(
-      Box<float, float>{token.data(), 0, kChannels, tokens.data(), kLonger, kChannels, kImages, 1, kChannels},
-      nullptr);
-  CopyBox(Box<float, float>{x.data(), kTokens * kChannels, kChannels, tokens.data() + kChannels, kLonger,
-                            kChannels, kImages, kTokens, kChannels},
-          nullptr);
-  DeviceBuffer<uint16_t> low(kImages * kTokens * kChannels);
-  CopyBox(Box<float, uint16_t>{x.data(), kTokens * kChannels, kChannels, low.data(), kTokens * kChannels,
-                               kChannels, kImages, kTokens, kChannels},
+  CopyBox(Box{token.data(), 0, kChannels, tokens.data(), kLonger, kChannels, kImages, 1, kChannels}, nullptr);
+  CopyBox(Box{x.data(), kTokens * kChannels, kChannels, tokens.data() + kChannels, kLonger, kChannels,
+              kImages, kTokens, kChannels},
           nullptr);
   for (int b = 0; b < kImages; b++) {
     for (int c = 0; c < kChannels; c++) CHECK(tokens[b * kLonger + c] == token[c]);
@@ -82,7 +67,6 @@ TEST("boxes: slice channels, concat channels, slice tokens, prepend a token") {
         const float v = x[(b * kTokens + t) * kChannels + c];
         if (c >= 2 && c < 5) CHECK(channels[(b * kTokens + t) * 3 + c - 2] == v);
         CHECK(tokens[b * kLonger + (t + 1) * kChannels + c] == v);
-        CHECK(low[(b * kTokens + t) * kChannels + c] == static_cast<uint16_t>(PackBf16(v, 0)));
       }
     }
   }
@@ -95,4 +79,52 @@ TEST("add table, in place") {
   const DeviceBuffer<float> add(table);
   AddTable(x.data(), add.data(), 3, 70, x.data(), nullptr);
   for (int i = 0; i < 210; i++) CHECK(x[i] == values[i] + table[i % 70]);
+}
+
+TEST("rows cut, padded with zeros and converted") {
+  simt::Random random(4);
+  constexpr int kRows = 37;
+  const std::vector<float> values = random.Normals(kRows * 5);
+  const DeviceBuffer<float> x(values);
+  DeviceBuffer<uint16_t> wide(kRows * 8);
+  FitRows(x.data(), kRows, 5, wide.data(), 8, nullptr);
+  DeviceBuffer<float> narrow(kRows * 3);
+  FitRows(wide.data(), kRows, 8, narrow.data(), 3, nullptr);
+  for (int r = 0; r < kRows; r++) {
+    for (int c = 0; c < 8; c++) {
+      CHECK(wide[r * 8 + c] == (c < 5 ? static_cast<uint16_t>(PackBf16(values[r * 5 + c], 0)) : 0));
+    }
+    for (int c = 0; c < 3; c++) CHECK(narrow[r * 3 + c] == LowFloat(wide[r * 8 + c]));
+  }
+}
+
+TEST("a map resized as the definition does it, rows and columns apart") {
+  simt::Random random(5);
+  constexpr int kImages = 2, kHeight = 5, kWidth = 7, kChannels = 3, kTall = 9, kBroad = 4;
+  const std::vector<float> values = random.Normals(kImages * kHeight * kWidth * kChannels);
+  const auto rows = tokenflow::BicubicTapsFor(kHeight, kTall),
+             columns = tokenflow::BicubicTapsFor(kWidth, kBroad);
+  const DeviceBuffer<float> x(values);
+  const DeviceBuffer<tokenflow::BicubicTaps> row_taps(rows), column_taps(columns);
+  DeviceBuffer<float> y(kImages * kTall * kBroad * kChannels);
+  ResizeMap(x.data(), kImages, kHeight, kWidth, kChannels, row_taps.data(), column_taps.data(), kTall, kBroad,
+            y.data(), nullptr);
+  size_t i = 0;
+  for (int image = 0; image < kImages; image++) {
+    for (const auto& v : rows) {
+      for (const auto& h : columns) {
+        for (int c = 0; c < kChannels; c++) {
+          float sum = 0;
+          for (int a = 0; a < 4; a++) {
+            float line = 0;
+            for (int b = 0; b < 4; b++) {
+              line += values[((image * kHeight + v.at[a]) * kWidth + h.at[b]) * kChannels + c] * h.weight[b];
+            }
+            sum += line * v.weight[a];
+          }
+          CHECK(y[i++] == sum);
+        }
+      }
+    }
+  }
 }

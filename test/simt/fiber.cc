@@ -34,27 +34,33 @@ void ArrivedOnScheduler(void* fake_stack) {
 #endif
 
 void (*entry_point)() = nullptr;
+Fiber* starting = nullptr;
 
-void Trampoline() {
+}  // namespace
+
+void Fiber::Trampoline() {
+  Fiber* const self = starting;
+  (void)_setjmp(self->start_);  // every start but the first comes in here
 #if SIMT_ASAN
   ArrivedOnFiber(nullptr);
 #endif
   entry_point();
 }
 
-}  // namespace
-
 void Fiber::Reset(void (*entry)()) {
-  if (!stack_) stack_ = std::make_unique<unsigned char[]>(kStackBytes);
+  const bool first = !stack_;
+  if (first) stack_ = std::make_unique<unsigned char[]>(kStackBytes);
 #if SIMT_ASAN
   __asan_unpoison_memory_region(stack_.get(), kStackBytes);  // an abandoned run leaves its frames marked
 #endif
   entry_point = entry;
-  getcontext(&context_);
-  context_.uc_stack.ss_sp = stack_.get();
-  context_.uc_stack.ss_size = kStackBytes;
-  context_.uc_link = nullptr;
-  makecontext(&context_, Trampoline, 0);
+  if (first) {
+    getcontext(&context_);
+    context_.uc_stack.ss_sp = stack_.get();
+    context_.uc_stack.ss_size = kStackBytes;
+    context_.uc_link = nullptr;
+    makecontext(&context_, Trampoline, 0);
+  }
   fresh_ = true;
   fiber_fake_stack_ = nullptr;
 }
@@ -65,12 +71,12 @@ void Fiber::Resume() {
   Leaving(&fake_stack, {stack_.get(), kStackBytes});
 #endif
   if (!_setjmp(scheduler_)) {
-    if (fresh_) {
-      fresh_ = false;
-      setcontext(&context_);
-    } else {
-      _longjmp(here_, 1);
-    }
+    if (!fresh_) _longjmp(here_, 1);
+    fresh_ = false;
+    if (started_) _longjmp(start_, 1);
+    started_ = true;
+    starting = this;
+    setcontext(&context_);
   }
 #if SIMT_ASAN
   ArrivedOnScheduler(fake_stack);

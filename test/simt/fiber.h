@@ -1,7 +1,7 @@
 // A stack of its own on which a function runs until it parks: one CUDA thread of the emulation.
 //
-// Everything happens on one operating-system thread. The first entry uses setcontext, every later switch _setjmp and
-// _longjmp, which save no signal mask and so cost some nanoseconds instead of two system calls.
+// One operating-system thread at a time runs fibers. The first entry of a fiber's life uses setcontext, every later switch and
+// start _setjmp and _longjmp, which save no signal mask and so cost some nanoseconds instead of two system calls.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -29,11 +29,14 @@ class Fiber {
   static constexpr size_t kStackBytes = 256
                                         << 10;  // AddressSanitizer's frames are several times the usual size
 
+  static void Trampoline();
+
   std::unique_ptr<unsigned char[]> stack_;
   ucontext_t context_;
+  jmp_buf start_;  // the bottom of the stack, once started
   jmp_buf here_;
   jmp_buf scheduler_;
-  bool fresh_ = false;
+  bool fresh_ = false, started_ = false;
   void* fiber_fake_stack_ = nullptr;
 };
 

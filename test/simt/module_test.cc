@@ -9,7 +9,7 @@ using namespace tokenflow;
 using simt::fake_runtime;
 using simt::FakeDevice;
 
-extern "C" const CudaLibrary* tokenflow_cuda_1();
+extern "C" const CudaLibrary* tokenflow_cuda_2();
 
 namespace {
 
@@ -17,7 +17,7 @@ CudaProbe Probe(const simt::FakeRuntime& runtime) {
   fake_runtime() = runtime;
   CudaProbe probe;
   std::memset(static_cast<void*>(&probe), 0xa5, sizeof probe);
-  tokenflow_cuda_1()->probe(&probe);
+  tokenflow_cuda_2()->probe(&probe);
   CHECK(fake_runtime().allocations == 0);
   return probe;
 }
@@ -38,7 +38,7 @@ FakeDevice Device(void (*change)(FakeDevice&) = [](FakeDevice&) {}) {
 }  // namespace
 
 TEST("the entry point has this version") {
-  CHECK(tokenflow_cuda_1()->abi == kCudaAbi);
+  CHECK(tokenflow_cuda_2()->abi == kCudaAbi);
 }
 
 TEST("a card that works") {
@@ -83,13 +83,14 @@ TEST("a card out of memory, a sticky error, a wrong result") {
 TEST("one good card among bad ones makes the backend available, and the current device stays") {
   simt::FakeRuntime runtime = With({Device([](FakeDevice& d) { d.major = 6; }), Device(),
                                     Device([](FakeDevice& d) { d.wrong_result = true; })});
-  runtime.current = 2;
+  simt::CurrentDevice() = 2;
   const CudaProbe probe = Probe(runtime);
   CHECK(probe.reason == CudaReason::kAvailable && probe.device_count == 3);
   CHECK(probe.devices[0].reason == CudaReason::kUnsupportedArch);
   CHECK(probe.devices[1].reason == CudaReason::kAvailable);
   CHECK(probe.devices[2].reason == CudaReason::kSmokeTestFailed);
-  CHECK(fake_runtime().current == 2);
+  CHECK(simt::CurrentDevice() == 2);
+  simt::CurrentDevice() = 0;
 }
 
 TEST("more cards than the probe has room for") {

@@ -23,10 +23,17 @@ float ToFloatOf(T v) {
   if constexpr (sizeof(T) == 2) return LowFloat(v);
   return v;
 }
+int Padded(int channels) {
+  return (channels + 7) / 8 * 8;
+}
+
+// Rows of channels with zeros behind them up to the next multiple of 8.
 template <class T>
-std::vector<T> Values(simt::Random& random, size_t n, float offset) {
-  std::vector<T> v(n);
-  for (T& x : v) x = FromFloat<T>(random.Normal() + offset);
+std::vector<T> Values(simt::Random& random, int64_t rows, int channels, float offset = 0) {
+  std::vector<T> v(rows * Padded(channels), FromFloat<T>(0));
+  for (int64_t r = 0; r < rows; r++) {
+    for (int c = 0; c < channels; c++) v[r * Padded(channels) + c] = FromFloat<T>(random.Normal() + offset);
+  }
   return v;
 }
 
@@ -38,18 +45,22 @@ bool Near(double got, double want, double slack) {
 template <class In, class Out>
 void CheckGroupNorm(int64_t images, int pixels, int channels, int groups, bool swish, float offset = 0) {
   simt::Random random(21);
-  const DeviceBuffer<In> x(Values<In>(random, images * pixels * channels, offset));
-  const DeviceBuffer<float> weight(random.Normals(channels)), bias(random.Normals(channels));
+  const DeviceBuffer<In> x(Values<In>(random, images * pixels, channels, offset));
+  const DeviceBuffer<float> weight(Values<float>(random, 1, channels)),
+      bias(Values<float>(random, 1, channels));
   DeviceBuffer<Out> y(x.size());
   const GroupNormShape shape{images, pixels, channels, groups};
   DeviceBuffer<unsigned char> workspace(GroupNormWorkspaceBytes(shape));
   GroupNorm(shape, x.data(), weight.data(), bias.data(), 1e-6f, swish, y.data(), workspace.data(), nullptr);
-  const int width = channels / groups;
+  const int width = channels / groups, stride = Padded(channels);
   int wrong = 0;
+  for (int64_t p = 0; p < images * pixels; p++) {
+    for (int c = channels; c < stride; c++) wrong += ToFloatOf(y[p * stride + c]) != 0;
+  }
   for (int64_t b = 0; b < images; b++) {
     for (int g = 0; g < groups; g++) {
       double mean = 0, spread = 0;
-      const auto at = [&](int p, int c) { return (b * pixels + p) * channels + g * width + c; };
+      const auto at = [&](int p, int c) { return (b * pixels + p) * stride + g * width + c; };
       for (int p = 0; p < pixels; p++) {
         for (int c = 0; c < width; c++) mean += ToFloatOf(x[at(p, c)]);
       }
@@ -74,20 +85,23 @@ void CheckGroupNorm(int64_t images, int pixels, int channels, int groups, bool s
 template <class In, class Out>
 void CheckLayerNorm(int64_t rows, int channels, float offset = 0) {
   simt::Random random(22);
-  const DeviceBuffer<In> x(Values<In>(random, rows * channels, offset));
-  const DeviceBuffer<float> weight(random.Normals(channels)), bias(random.Normals(channels));
+  const DeviceBuffer<In> x(Values<In>(random, rows, channels, offset));
+  const DeviceBuffer<float> weight(Values<float>(random, 1, channels)),
+      bias(Values<float>(random, 1, channels));
   DeviceBuffer<Out> y(x.size());
   LayerNorm(x.data(), rows, channels, weight.data(), bias.data(), 1e-5f, y.data(), nullptr);
+  const int stride = Padded(channels);
   int wrong = 0;
   for (int64_t r = 0; r < rows; r++) {
+    for (int c = channels; c < stride; c++) wrong += ToFloatOf(y[r * stride + c]) != 0;
     double mean = 0, spread = 0;
-    for (int c = 0; c < channels; c++) mean += ToFloatOf(x[r * channels + c]);
+    for (int c = 0; c < channels; c++) mean += ToFloatOf(x[r * stride + c]);
     mean /= channels;
-    for (int c = 0; c < channels; c++) spread += std::pow(ToFloatOf(x[r * channels + c]) - mean, 2);
+    for (int c = 0; c < channels; c++) spread += std::pow(ToFloatOf(x[r * stride + c]) - mean, 2);
     const double inverse = 1 / std::sqrt(spread / channels + 1e-5);
     for (int c = 0; c < channels; c++) {
-      const double want = (ToFloatOf(x[r * channels + c]) - mean) * inverse * weight[c] + bias[c];
-      wrong += !Near<Out>(ToFloatOf(y[r * channels + c]), want, 4e-6 * (1 + std::fabs(offset)));
+      const double want = (ToFloatOf(x[r * stride + c]) - mean) * inverse * weight[c] + bias[c];
+      wrong += !Near<Out>(ToFloatOf(y[r * stride + c]), want, 4e-6 * (1 + std::fabs(offset)));
     }
   }
   if (wrong) simt::Fail(std::to_string(wrong) + " wrong elements");
@@ -109,6 +123,12 @@ TEST("group norm: several pieces of an image, odd widths of a group, wide maps")
   CheckGroupNorm<float, float>(1, 9, 2048, 32, false);
   CheckGroupNorm<float, float>(1, 9, 1536, 2, false);
   CheckGroupNorm<float, float>(3, 1, 40, 5, false);
+}
+
+TEST("group norm: channels that are padded") {
+  CheckGroupNorm<float, float>(2, 30, 35, 5, true);
+  CheckGroupNorm<float, uint16_t>(2, 11, 7, 7, false);
+  CheckGroupNorm<uint16_t, float>(2, 11, 42, 3, false);
 }
 
 TEST("group norm: a mean a thousand times the spread does not cancel") {
@@ -148,5 +168,7 @@ TEST("layer norm") {
     CheckLayerNorm<float, uint16_t>(7, 1152, 30);
     CheckLayerNorm<uint16_t, uint16_t>(5, 8);
     CheckLayerNorm<float, float>(4, 264, 100);
+    CheckLayerNorm<float, float>(5, 35, 20);
+    CheckLayerNorm<float, uint16_t>(3, 1);
   });
 }

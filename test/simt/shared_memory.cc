@@ -7,10 +7,7 @@
 
 namespace simt {
 
-SharedMemory& shared_memory() {
-  static SharedMemory instance;
-  return instance;
-}
+SharedMemory& the_shared_memory = *new SharedMemory;
 
 void SharedMemory::Begin(size_t bytes) {
   constexpr size_t kLargest = 227 << 10;  // of any architecture built for (sm_90)
@@ -20,6 +17,7 @@ void SharedMemory::Begin(size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(storage_.data());
   base_ = reinterpret_cast<unsigned char*>((address + kAlign - 1) & ~(kAlign - 1));
   bytes_ = bytes;
+  if (!options().watch_shared_memory) return;
   std::memset(base_, 0xff, bytes);  // a NaN as float and as bf16
   shadow_.resize(std::max(shadow_.size(), (bytes + kUnit - 1) / kUnit));
   for (Shadow& s : shadow_) s.pending = false;
@@ -79,7 +77,7 @@ void SharedMemory::CountConflicts() {
   for (auto& trace : traces_) trace.clear();
 }
 
-void SharedMemory::Read(const void* p, size_t n, const char* what) {
+void SharedMemory::CheckRead(const void* p, size_t n, const char* what) {
   const Machine& m = machine();
   const size_t first = Unit(p, n, what);
   Trace(p, n);
@@ -120,7 +118,7 @@ void SharedMemory::MarkWrite(Shadow& s, const char* what) {
   s.writer = static_cast<int16_t>(m.current);
 }
 
-void SharedMemory::Write(void* p, size_t n, const char* what) {
+void SharedMemory::CheckWrite(void* p, size_t n, const char* what) {
   const size_t first = Unit(p, n, what);
   Trace(p, n);
   for (size_t u = first; u < first + n / kUnit; u++) {
@@ -130,6 +128,7 @@ void SharedMemory::Write(void* p, size_t n, const char* what) {
 }
 
 void SharedMemory::BeginAsync(void* p, size_t n) {
+  if (!options().watch_shared_memory) return;
   const size_t first = Unit(p, n, "cp.async");
   for (size_t u = first; u < first + n / kUnit; u++) {
     if (shadow_[u].pending) Die("cp.async into shared memory that another cp.async is filling");
@@ -140,6 +139,7 @@ void SharedMemory::BeginAsync(void* p, size_t n) {
 }
 
 void SharedMemory::EndAsync(void* p, size_t n) {
+  if (!options().watch_shared_memory) return;
   const size_t first = Unit(p, n, "cp.async");
   for (size_t u = first; u < first + n / kUnit; u++) {
     shadow_[u].pending = false;

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "simt.h"
+
 namespace simt {
 
 class SharedMemory {
@@ -19,8 +21,12 @@ class SharedMemory {
   unsigned char* base() { return base_; }
   size_t bytes() const { return bytes_; }
 
-  void Read(const void* p, size_t n, const char* what);
-  void Write(void* p, size_t n, const char* what);
+  void Read(const void* p, size_t n, const char* what) {
+    if (options().watch_shared_memory) CheckRead(p, n, what);
+  }
+  void Write(void* p, size_t n, const char* what) {
+    if (options().watch_shared_memory) CheckWrite(p, n, what);
+  }
   void BeginAsync(void* p, size_t n);
   void EndAsync(void* p, size_t n);
 
@@ -40,6 +46,8 @@ class SharedMemory {
     bool pending = false;
   };
 
+  void CheckRead(const void* p, size_t n, const char* what);
+  void CheckWrite(void* p, size_t n, const char* what);
   size_t Unit(const void* p, size_t n, const char* what) const;
   bool After(uint32_t phase, uint32_t warp_phase, int thread) const;
   void MarkWrite(Shadow& s, const char* what);
@@ -56,6 +64,9 @@ class SharedMemory {
   std::vector<std::vector<Access>> traces_;  // by thread
 };
 
-SharedMemory& shared_memory();
+extern SharedMemory& the_shared_memory;
+inline SharedMemory& shared_memory() {
+  return the_shared_memory;
+}
 
 }  // namespace simt

@@ -8,15 +8,8 @@
 
 namespace simt {
 
-Machine& machine() {
-  static Machine instance;
-  return instance;
-}
-
-Options& options() {
-  static Options instance;
-  return instance;
-}
+Machine& the_machine = *new Machine;
+Options the_options;
 
 Counters& counters() {
   static Counters instance;
@@ -101,7 +94,7 @@ class BlockScheduler {
   void RunBlock() {
     for (;;) {
       RunToBarrier();
-      shared_memory().CountConflicts();
+      if (options().watch_shared_memory) shared_memory().CountConflicts();
       bool waiting = false, done = false;
       for (const Thread& t : m_.threads) {
         if (t.wait == Wait::kWarp) Stuck();

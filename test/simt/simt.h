@@ -47,8 +47,13 @@ struct Options {
   Order order = Order::kForward;
   unsigned seed = 1;
   TensorCore tensor_core = TensorCore::kNearest;
+  // Off for whole models, whose kernels have been watched by themselves: several times as fast.
+  bool watch_shared_memory = true;
 };
-Options& options();
+extern Options the_options;
+inline Options& options() {
+  return the_options;
+}
 
 // Counted since the last ResetCounters().
 struct Counters {
@@ -95,7 +100,10 @@ struct Machine {
   uint32_t phase = 1;                    // +1 at each block barrier and block start, over all launches
   std::string fault;                     // the first one; set on a fiber, thrown by the scheduler
 };
-Machine& machine();
+extern Machine& the_machine;  // never destroyed: the process may exit while it runs
+inline Machine& machine() {
+  return the_machine;
+}
 
 inline int Lane() {
   return machine().current & 31;

@@ -1,4 +1,6 @@
-#include "cpu/weight_store.h"
+#include "runtime/packed_weights.h"
+
+#include <set>
 
 #include "runtime/error.h"
 
@@ -43,32 +45,45 @@ void WeightEntry::Set(const std::string& name, const float* data, int64_t count)
   }
 }
 
-std::string CpuWeightStore::Key(const std::string& packing, const std::vector<WeightPart>& parts) {
+std::string PackedWeights::Key(const std::string& packing, const std::vector<WeightPart>& parts) {
   std::string key = packing;
   for (const WeightPart& part : parts) key += '\0' + part.name + '\0' + std::to_string(part.count);
   return key;
 }
 
-int64_t CpuWeightStore::Bytes() const {
+int64_t PackedWeights::Bytes() const {
   std::lock_guard<std::mutex> lock(mutex_);
   int64_t bytes = 0;
   for (const auto& [key, entry] : entries_) bytes += entry->bytes();
   return bytes;
 }
 
-void CpuWeightStore::Set(const std::string& name, const float* data, int64_t count) {
+void PackedWeights::Set(const std::string& name, const float* data, int64_t count) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [key, entry] : entries_) {
     if (entry->Wants(name)) entry->Set(name, data, count);
   }
 }
 
-char* CpuWeightStore::Workspace(int64_t bytes, const std::string& purpose) {
-  if (bytes > workspace_.bytes()) {
-    workspace_ = Buffer();  // the old one goes first: both need not fit
-    workspace_ = Buffer(bytes, purpose);
+std::vector<std::string> PackedWeights::Missing(
+    const std::vector<std::shared_ptr<WeightEntry>>& entries) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::set<std::string> seen;
+  std::vector<std::string> missing;
+  for (const auto& weight : entries) {
+    for (const WeightPart& part : weight->parts()) {
+      if (!part.name.empty() && weight->Wants(part.name) && seen.insert(part.name).second) {
+        missing.push_back(part.name);
+      }
+    }
   }
-  return workspace_.as<char>();
+  return missing;
+}
+
+std::vector<WeightPart> EqualParts(const WeightParts& names, int64_t count) {
+  std::vector<WeightPart> parts;
+  for (const std::string& name : names) parts.push_back({name, count / static_cast<int64_t>(names.size())});
+  return parts;
 }
 
 }  // namespace tokenflow

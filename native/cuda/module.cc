@@ -1,4 +1,4 @@
-// The entry point of tokenflow_cuda.so (runtime/cuda_library.h): is there a card that computes?
+// The entry point of tokenflow_cuda.so (runtime/cuda_library.h): is there a card that computes, and its backend.
 //
 // A device counts as available after a smoke test: memory is had, a kernel runs, its result is right. A driver without a
 // device, a driver too old for the runtime linked in here, and an architecture without code in here are told apart, because
@@ -6,13 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 
+#include "backend.h"
 #include "elementwise.cuh"
 #include "runtime/cuda_library.h"
-
-#ifdef TOKENFLOW_SIMT
-#include "fake_runtime.h"
-#endif
 
 namespace tokenflow::cuda {
 
@@ -54,8 +52,8 @@ CudaReason SmokeTest(char* detail, size_t detail_bytes) {
       status = cudaMemcpy(x.as<void>(), pixels, sizeof pixels, cudaMemcpyHostToDevice);
     if (status == cudaSuccess) {
       try {
-        PixelsToFloat(x.as<const uint8_t>(), kPixels, 3, y.as<float>(), nullptr);
-        FloatToPixels(y.as<const float>(), kPixels, 3, z.as<uint8_t>(), nullptr);
+        PixelsToFloat(x.as<const uint8_t>(), kPixels * 3, y.as<float>(), nullptr);
+        FloatToPixels(y.as<const float>(), kPixels * 3, z.as<uint8_t>(), nullptr);
       } catch (const Error& error) {
         std::snprintf(detail, detail_bytes, "%s", error.what());
         return CudaReason::kSmokeTestFailed;
@@ -134,11 +132,27 @@ void Probe(CudaProbe* probe) {
   cudaSetDevice(previous);
 }
 
+Backend* Open(int32_t device, char* detail, int32_t detail_bytes) {
+  static std::mutex mutex;
+  static Backend* backends[CudaProbe::kMaxDevices] = {};  // never destroyed: the driver may be gone before
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (device < 0 || device >= CudaProbe::kMaxDevices) return nullptr;
+  if (backends[device] == nullptr) {
+    try {
+      backends[device] = OpenBackend(device).release();
+    } catch (const std::exception& error) {
+      std::snprintf(detail, static_cast<size_t>(detail_bytes), "%s", error.what());
+    }
+  }
+  return backends[device];
+}
+
 }  // namespace
 
 }  // namespace tokenflow::cuda
 
-extern "C" __attribute__((visibility("default"))) const tokenflow::CudaLibrary* tokenflow_cuda_1() {
-  static const tokenflow::CudaLibrary library = {tokenflow::kCudaAbi, tokenflow::cuda::Probe};
+extern "C" __attribute__((visibility("default"))) const tokenflow::CudaLibrary* tokenflow_cuda_2() {
+  static const tokenflow::CudaLibrary library = {tokenflow::kCudaAbi, tokenflow::cuda::Probe,
+                                                 tokenflow::cuda::Open};
   return &library;
 }

@@ -1,0 +1,290 @@
+// How a program runs. Its memory on the card is one piece, laid out when the weights are complete:
+//
+//   [values, planned (runtime/memory_plan.h)] [scratch of one op at a time] [inputs] [outputs] [faults]
+//
+// and the last three have a mirror in pinned host memory. A run fills the inputs' mirror and puts into the card's stream: one
+// copy up, the kernels, one copy down. The host waits once, at the end.
+//
+// The first run starts the kernels one by one; it also loads their code. From the second on, all of it is captured in a CUDA
+// graph, which spares the host's part of some hundreds of launches. A graph has noted addresses, so it is captured anew when
+// the memory had to move. Where capturing is refused, or TOKENFLOW_CUDA_GRAPHS=off, the kernels go on being started one by
+// one, and are timed (Profile).
+#include "program.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <optional>
+
+#include "op.h"
+#include "runtime/memory_plan.h"
+
+namespace tokenflow::cuda {
+
+namespace {
+
+constexpr int64_t kLine = 256;  // bytes; of every part
+
+// Events around the ops of one run.
+class Stopwatch {
+ public:
+  explicit Stopwatch(size_t count) : events_(count) {
+    for (cudaEvent_t& event : events_) Check(cudaEventCreate(&event), "creating an event");
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  ~Stopwatch() {
+    for (cudaEvent_t event : events_) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+  }
+  void Mark(size_t i, const Stream& stream) const {
+    Check(cudaEventRecord(events_[i], stream.get()), "taking the time");
+  }
+  float MillisecondsFrom(size_t i) const {
+    float milliseconds = 0;
+    Check(cudaEventElapsedTime(&milliseconds, events_[i], events_[i + 1]), "reading the time");
+    return milliseconds;
+  }
+
+ private:
+  std::vector<cudaEvent_t> events_;
+};
+
+bool GraphsWanted() {
+  const char* wanted = std::getenv("TOKENFLOW_CUDA_GRAPHS");
+  if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, "on") == 0) return true;
+  if (std::strcmp(wanted, "off") == 0) return false;
+  throw InvalidArgument(std::string("Expected on or off for TOKENFLOW_CUDA_GRAPHS but received '") + wanted +
+                        "'");
+}
+
+class CudaProgram : public Program {
+ public:
+  CudaProgram(const Graph& graph, std::shared_ptr<CudaWeightStore> store, Precision precision)
+      : graph_(graph),
+        shapes_(WeightShapes(graph)),
+        store_(std::move(store)),
+        graphs_wanted_(GraphsWanted()) {
+    Compiler compiler(graph_, *store_, precision);
+    std::vector<Step> steps;
+    std::vector<int64_t> bytes;
+    for (size_t id = 0; id < graph_.values.size(); id++) {
+      bytes.push_back(graph_.values[id].Elements() * BytesOf(compiler.elements[id]));
+    }
+    for (size_t i = 0; i < graph_.ops.size(); i++) {
+      Operands operands = OperandsOf(graph_.ops[i]);
+      // An element may be written over the one it is made of only where both have its size.
+      const ValueId x = operands.in_place;
+      if (x != kNoValue && compiler.elements[x] != compiler.elements[operands.writes[0]]) {
+        operands.in_place = kNoValue;
+      }
+      steps.push_back({i, std::move(operands)});
+      ops_.push_back(std::visit([&](const auto& op) { return Compile(op, compiler); }, graph_.ops[i]));
+    }
+    weights_ = compiler.weights();
+    faults_ = compiler.faults();
+    plan_ = PlanMemory(graph_, steps, bytes);
+    milliseconds_ = std::vector<std::atomic<double>>(graph_.ops.size());
+  }
+
+  const Graph& graph() const override { return graph_; }
+
+  std::vector<MissingWeight> MissingWeights() const override {
+    std::vector<MissingWeight> missing;
+    for (const std::string& name : store_->Missing(weights_)) missing.push_back({name, shapes_.at(name)});
+    return missing;
+  }
+
+  void SetWeight(const std::string& name, const float* data, int64_t count) override {
+    if (shapes_.count(name) == 0) throw InvalidArgument("The graph has no weight named '" + name + "'");
+    store_->card().Use([&] {
+      try {
+        store_->Set(name, data, count);
+      } catch (const DeviceError& error) {
+        if (error.status != cudaErrorMemoryAllocation) throw;
+        const Card::Space space = store_->card().Memory();
+        throw Error(error.code,
+                    "The weight '" + name + "' of " + std::to_string(count) +
+                        " elements does not fit on the device: " + std::to_string(space.free >> 20) + " of " +
+                        std::to_string(space.total >> 20) + " MiB are free, " +
+                        std::to_string(store_->Bytes() >> 20) +
+                        " MiB of weights are there already. Free memory, or use the CPU");
+      }
+    });
+  }
+
+  ProgramMemory Memory() const override {
+    if (!Ready()) return {plan_.arena_bytes, 0};
+    const Layout layout(*this);
+    return {plan_.arena_bytes, static_cast<int64_t>(layout.bytes) - plan_.arena_bytes};
+  }
+
+  void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+           const CancelFlag& cancelled) override {
+    if (!Ready()) {
+      const std::vector<MissingWeight> missing = MissingWeights();
+      throw InvalidArgument("Expected every weight before a run but " + std::to_string(missing.size()) +
+                            " are missing" + (missing.empty() ? "" : ", first '" + missing[0].name + "'"));
+    }
+    store_->card().Use([&] { RunHere(inputs, outputs, cancelled); });
+  }
+
+  std::vector<OpTime> Profile() const override {
+    std::vector<OpTime> times;
+    for (size_t i = 0; i < graph_.ops.size(); i++) {
+      times.push_back({OpName(graph_.ops[i]), milliseconds_[i].load()});
+    }
+    return times;
+  }
+
+ private:
+  // Where the parts lie. The mirror in host memory begins with the inputs.
+  struct Layout {
+    explicit Layout(const CudaProgram& program) {
+      const auto take = [this](int64_t count) {
+        const size_t offset = bytes;
+        bytes += static_cast<size_t>(RoundUp(count, kLine));
+        return offset;
+      };
+      take(program.plan_.arena_bytes);
+      int64_t most = 0;
+      for (const CompiledOp& op : program.ops_) most = std::max(most, op.scratch_bytes());
+      scratch = take(most);
+      for (const Port& port : program.graph_.inputs) {
+        inputs.push_back(take(program.graph_.values[port.value].Bytes()));
+      }
+      first_output = bytes;
+      for (const Port& port : program.graph_.outputs) {
+        outputs.push_back(take(program.graph_.values[port.value].Bytes()));
+      }
+      faults = take(static_cast<int64_t>(program.faults_.size() * sizeof(int32_t)));
+      mirror = inputs.empty() ? first_output : inputs[0];
+    }
+    size_t scratch, first_output, faults, mirror;
+    std::vector<size_t> inputs, outputs;
+    size_t bytes = 0;
+  };
+
+  bool Ready() const {
+    for (const auto& weight : weights_) {
+      if (!weight->ready()) return false;
+    }
+    return true;
+  }
+
+  void RunHere(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+               const CancelFlag& cancelled) {
+    const Card& card = store_->card();
+    const Layout layout(*this);
+    const auto memory =
+        store_->Reserve(layout.bytes, layout.bytes - layout.mirror, graph_.values[0].shape[0]);
+    const auto mirror = [&](size_t offset) { return memory.pinned + (offset - layout.mirror); };
+    for (size_t i = 0; i < inputs.size(); i++) {
+      std::memcpy(mirror(layout.inputs[i]), inputs[i], graph_.values[graph_.inputs[i].value].Bytes());
+    }
+    if (cancelled.load(std::memory_order_relaxed)) return;
+
+    if (captured_.has_value() && generation_ != memory.generation) captured_.reset();
+    if (graphs_wanted_ && warm_ && !captured_.has_value()) Capture(layout, memory);
+    if (captured_.has_value()) {
+      captured_->Launch(card.stream());
+      card.stream().Wait();
+    } else {
+      const Stopwatch stopwatch(ops_.size() + 1);
+      try {
+        Enqueue(layout, memory, &stopwatch);
+      } catch (...) {
+        cudaStreamSynchronize(card.stream().get());  // what was started reads and writes the memory
+        throw;
+      }
+      card.stream().Wait();
+      for (size_t i = 0; i < ops_.size(); i++) {
+        milliseconds_[i].store(milliseconds_[i].load() + stopwatch.MillisecondsFrom(i));
+      }
+    }
+    warm_ = true;
+
+    const auto* faults = reinterpret_cast<const int32_t*>(mirror(layout.faults));
+    for (size_t i = 0; i < faults_.size(); i++) {
+      if (faults[i] != 0) throw InvalidArgument(faults_[i]);
+    }
+    for (size_t i = 0; i < outputs.size(); i++) {
+      std::memcpy(outputs[i], mirror(layout.outputs[i]), graph_.values[graph_.outputs[i].value].Bytes());
+    }
+  }
+
+  void Capture(const Layout& layout, const CudaWeightStore::Workspace& memory) {
+    try {
+      captured_.emplace(store_->card().stream(), [&] { Enqueue(layout, memory, nullptr); });
+      generation_ = memory.generation;
+    } catch (const DeviceError& error) {
+      if (!IsRecoverable(error.status)) throw;
+      graphs_wanted_ = false;
+    }
+  }
+
+  // Puts one run into the stream.
+  void Enqueue(const Layout& layout, const CudaWeightStore::Workspace& memory, const Stopwatch* stopwatch) {
+    const Stream& stream = store_->card().stream();
+    std::vector<unsigned char*> values;
+    for (const Place& place : plan_.places) {
+      values.push_back(place.kind == Place::kArena    ? memory.device + place.offset
+                       : place.kind == Place::kInput  ? memory.device + layout.inputs[place.port]
+                       : place.kind == Place::kOutput ? memory.device + layout.outputs[place.port]
+                                                      : nullptr);
+    }
+    unsigned char* const mirror = memory.device + layout.mirror;
+    const Frame frame{values.data(), memory.device + layout.scratch,
+                      reinterpret_cast<int32_t*>(memory.device + layout.faults), stream.get()};
+
+    if (layout.first_output > layout.mirror) {
+      Check(cudaMemcpyAsync(mirror, memory.pinned, layout.first_output - layout.mirror,
+                            cudaMemcpyHostToDevice, stream.get()),
+            "uploading inputs");
+    }
+    Check(cudaMemsetAsync(memory.device + layout.faults, 0, layout.bytes - layout.faults, stream.get()),
+          "clearing the faults");
+    for (size_t i = 0; i < ops_.size(); i++) {
+      if (stopwatch != nullptr) stopwatch->Mark(i, stream);
+      if (!plan_.moved[i]) ops_[i].run(frame);
+    }
+    if (stopwatch != nullptr) stopwatch->Mark(ops_.size(), stream);
+    for (size_t i = 0; i < graph_.outputs.size(); i++) {
+      const ValueId value = graph_.outputs[i].value;
+      unsigned char* const output = memory.device + layout.outputs[i];
+      if (values[value] == output) continue;  // an input, or the value of another output
+      Check(cudaMemcpyAsync(output, values[value], graph_.values[value].Bytes(), cudaMemcpyDeviceToDevice,
+                            stream.get()),
+            "copying an output");
+    }
+    Check(cudaMemcpyAsync(memory.pinned + (layout.first_output - layout.mirror),
+                          memory.device + layout.first_output, layout.bytes - layout.first_output,
+                          cudaMemcpyDeviceToHost, stream.get()),
+          "downloading outputs");
+  }
+
+  const Graph graph_;
+  const std::map<std::string, std::vector<int64_t>> shapes_;  // of the weights
+  const std::shared_ptr<CudaWeightStore> store_;
+  std::vector<CompiledOp> ops_;
+  std::vector<std::shared_ptr<WeightEntry>> weights_;
+  std::vector<std::string> faults_;  // what each means
+  MemoryPlan plan_;
+  bool graphs_wanted_;
+  bool warm_ = false;                    // it ran before
+  std::optional<LaunchGraph> captured_;  // for the memory of `generation_`
+  int generation_ = 0;
+  std::vector<std::atomic<double>> milliseconds_;  // by op
+};
+
+}  // namespace
+
+std::shared_ptr<Program> CompileProgram(const Graph& graph, std::shared_ptr<CudaWeightStore> store,
+                                        Precision precision) {
+  return std::make_shared<CudaProgram>(graph, std::move(store), precision);
+}
+
+}  // namespace tokenflow::cuda

@@ -1,9 +1,11 @@
 // Compiles every kernel of native/cuda for every architecture, without a GPU, and fails on: a register spill, any other
 // local memory, more registers than native/cuda/kernels.json allows the kernel, static shared memory over 48 KB, a kernel
 // that file does not name, a name there that no kernel has. Writes the table of docs/cuda.md.
-// `--arch=80,90` and `--file=nearest` narrow it (and leave the document alone).
+// `--arch=80,90` and `--file=nearest` narrow it (and leave the document alone). What the compiler said of a file is kept in
+// build/cuda-check and asked again only when a source, a flag or the compiler has changed.
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -87,6 +89,29 @@ function compile(file, chosen) {
     : spawnSync('c++filt', { input: text, encoding: 'utf8', maxBuffer: 1 << 28 }).stdout;
 }
 
+/** As `compile`, remembered for as long as the file and everything it may include are what they were. */
+function compiled(file, chosen, compiler) {
+  const hash = createHash('sha256').update(compiler).update(chosen.join()).update(readFlags().join());
+  for (const part of ['cuda', 'codebook', 'runtime']) {
+    const folder = path.join(root, 'native', part);
+    for (const name of readdirSync(folder).sort()) {
+      if (/\.(cuh|h)$/.test(name)) hash.update(name).update(readFileSync(path.join(folder, name)));
+    }
+  }
+  hash.update(readFileSync(path.join(root, file)));
+  const kept = path.join(
+    root,
+    'build',
+    'cuda-check',
+    `${path.basename(file)}-${hash.digest('hex').slice(0, 16)}.txt`,
+  );
+  if (existsSync(kept)) return readFileSync(kept, 'utf8');
+  const text = compile(file, chosen);
+  mkdirSync(path.dirname(kept), { recursive: true });
+  writeFileSync(kept, text);
+  return text;
+}
+
 /** The flags the library itself is built with: one list, in native/cuda/flags.txt. */
 function readFlags() {
   return readFileSync(path.join(folder, 'flags.txt'), 'utf8').split('\n').filter(Boolean);
@@ -113,7 +138,8 @@ function parse(text, enumerators) {
 }
 
 const { values } = parseArgs({ options: { arch: { type: 'string' }, file: { type: 'string' } } });
-if (spawnSync('nvcc', ['--version']).status !== 0) {
+const nvcc = spawnSync('nvcc', ['--version'], { encoding: 'utf8' });
+if (nvcc.status !== 0) {
   process.stdout.write(
     'cuda-check: nvcc is not here, so no kernel was compiled. Everything else builds without it.\n',
   );
@@ -129,7 +155,7 @@ const complaints = [];
 const rows = new Map();
 for (const file of files) {
   const started = Date.now();
-  const kernels = parse(compile(path.join('native', 'cuda', file), chosen), enumerators);
+  const kernels = parse(compiled(path.join('native', 'cuda', file), chosen, nvcc.stdout), enumerators);
   process.stderr.write(
     `cuda-check: ${file}: ${kernels.length / chosen.length} kernels, ${((Date.now() - started) / 1000).toFixed(0)} s\n`,
   );

@@ -65,10 +65,9 @@ async function writeImages(folder, count) {
   return files;
 }
 
-/** Files, or pixels in memory, through `encodeStream` into shards; the tokens of all, and what `each` makes of them. */
+/** Files, or pixels in memory, through `encodeStream` into shards. `each` is told of every image. */
 async function runPipeline(tokenizer, source, folder, each = () => {}) {
   const { tokenCount, codebookSize } = tokenizer;
-  const tokens = new Int32Array(source.length * tokenCount);
   const open = (number) =>
     openShard('npy', path.join(folder, `shard-${number}`), { tokensPerImage: tokenCount, codebookSize });
   let shard = await open(0);
@@ -79,11 +78,9 @@ async function runPipeline(tokenizer, source, folder, each = () => {}) {
       shard = await open((count / SHARD) % 2);
     }
     await shard.write(record);
-    tokens.set(record.tokens, count++ * tokenCount);
-    each(count);
+    each(++count, record);
   }
   await shard.finish();
-  return tokens;
 }
 
 /** The native program by itself, over squares that are in memory, in the batches of the tokenizer. */
@@ -120,9 +117,13 @@ function openProgram(weights) {
   };
 }
 
-function agreementOf(tokens, expected) {
+/** Share of the pipeline's tokens that equal those of the bare program. */
+async function agreementOf(tokenizer, source, folder, expected) {
   let equal = 0;
-  for (let i = 0; i < expected.length; i++) if (tokens[i] === expected[i]) equal++;
+  let at = 0;
+  await runPipeline(tokenizer, source, folder, (_, { tokens }) => {
+    for (const token of tokens) if (token === expected[at++]) equal++;
+  });
   return equal / expected.length;
 }
 
@@ -185,7 +186,7 @@ async function benchRate(report, name, { threads, folder, files, quick, wants })
     ]) {
       if (!wants(row)) continue;
       const expected = program.run(squares).flatMap((part) => [...part]);
-      const agreement = agreementOf(await runPipeline(tokenizer, sources[kind], folder), expected);
+      const agreement = await agreementOf(tokenizer, sources[kind], folder, expected);
       const guard = new LoadGuard();
       const times = await timeInTurn(
         {

@@ -65,7 +65,7 @@ function isError(code: string, message?: RegExp) {
 }
 
 describe('token shards', function () {
-  this.timeout(120_000);
+  this.timeout(240_000);
   let folder: string;
   beforeEach(() => {
     folder = mkdtempSync(path.join(os.tmpdir(), 'tokenflow-shards-'));
@@ -99,7 +99,7 @@ describe('token shards', function () {
             await writeShard(format, base, content);
             assert.deepEqual(await collect(readShard(format, base)), content);
           }),
-          { numRuns: 12, seed: 7 },
+          { numRuns: format === 'parquet' ? 4 : 12, seed: 7 }, // a thread is started for each Parquet file,
         );
       });
 
@@ -301,10 +301,11 @@ describe('token shards', function () {
           for (const id of [any, marks]) {
             const key = webDatasetKey(id);
             assert.doesNotMatch(key, /[.\\\n]|^\/|\/$|\/\//);
-            assert.equal(decodeURIComponent(key.replace(/%(?![0-9A-F]{2})/g, '%25')), id);
+            assert.equal(decodeURIComponent(key), id);
           }
         },
       ),
+      { numRuns: 50 },
     );
   });
 

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 
-// Rounds of a few calls, twice as many before the first sample: the heap and the allocator take so long to find their size.
+// Rounds of a few calls, the heap collected now and then; twice as many before the first sample, in the same way: heap and
+// allocator take so long to find their size.
 const SCRIPT = `
   const library = require(process.argv[1]);
   const calls = Number(process.argv[2]);
@@ -45,14 +46,14 @@ const SCRIPT = `
   ];
   (async () => {
     const samples = [];
-    for (let done = -2 * calls, next = 0; done < calls; ) {
+    for (let done = -2 * calls, next = done; done < calls; ) {
       for (const call of round) await call();
       done += round.length;
       if (done < next) continue;
       next += calls / 100;
       gc();
       await new Promise(setImmediate);
-      samples.push([done, process.memoryUsage.rss()]);
+      if (done > 0) samples.push([done, process.memoryUsage.rss()]);
     }
     console.log(JSON.stringify(samples));
   })();

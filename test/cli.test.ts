@@ -25,7 +25,10 @@ const program = path.join(root, 'bin', 'tokenflow.js');
 const golden = path.join(root, 'test', 'golden');
 const clipb = path.join(golden, 'clipb');
 const samples = ['chelsea-cat.jpg', 'raccoon.jpg'].map((name) => path.join(root, 'samples', name));
-const COMMANDS = ['encode', 'decode', 'reconstruct', 'inspect', 'convert', 'doctor'];
+const COMMANDS = [
+  ...['encode', 'decode', 'reconstruct', 'tokenize', 'verify', 'detokenize'],
+  ...['inspect', 'convert', 'doctor'],
+];
 
 describe('the command line', function () {
   this.timeout(120_000);
@@ -60,7 +63,7 @@ describe('the command line', function () {
       const text = succeed(args).stdout.toString();
       const options = text.match(/^ {2}-[-\w]/gm)!.length;
       assert.equal(text.match(/\(e\.g\.\s/g)!.length, options, `${args.join(' ')}:\n${text}`);
-      assert.match(text, /Example:\n {2}tokenflow /);
+      assert.match(text, /Examples?:\n {2}tokenflow /);
     }
     const text = succeed(['--help']).stdout.toString();
     for (const command of COMMANDS) assert.match(text, new RegExp(`^ {2}${command} `, 'm'));

@@ -3,9 +3,9 @@ import { Command } from 'commander';
 import { type Backend, explainBackend, listBackends } from '../backends.js';
 import { loadSharp } from '../image/sharp.js';
 import { NativeLoadError, native, nativePath } from '../native.js';
+import { packageVersion } from '../package-version.js';
 import { jsonOption, quietOption } from './options.js';
 import { bundledModel, type OutputOptions, printJson } from './session.js';
-import { packageVersion } from './version.js';
 
 /** Whether images can be decoded, and by what. */
 function imageDecoder(): { available: boolean; version?: string; reason?: string } {

@@ -1,15 +1,18 @@
 import { Command, CommanderError } from 'commander';
 import { TokenFlowError } from '../errors.js';
 import { NativeLoadError } from '../native.js';
+import { packageVersion } from '../package-version.js';
 import { systemError } from '../system-error.js';
 import { convertCommand } from './convert.js';
 import { decodeCommand } from './decode.js';
+import { detokenizeCommand } from './detokenize.js';
 import { doctorCommand } from './doctor.js';
 import { encodeCommand } from './encode.js';
 import { inspectCommand } from './inspect.js';
 import { reconstructCommand } from './reconstruct.js';
-import { interrupted, listenForInterrupt, USAGE } from './session.js';
-import { packageVersion } from './version.js';
+import { CommandFailed, interrupted, listenForInterrupt, USAGE } from './session.js';
+import { tokenizeCommand } from './tokenize.js';
+import { verifyCommand } from './verify.js';
 
 /** Exit codes: what a shell script can rely on. */
 const DONE = 0;
@@ -40,6 +43,9 @@ function buildProgram(): Command {
     encodeCommand(),
     decodeCommand(),
     reconstructCommand(),
+    tokenizeCommand(),
+    verifyCommand(),
+    detokenizeCommand(),
     inspectCommand(),
     convertCommand(),
     doctorCommand(),
@@ -59,6 +65,10 @@ function report(error: unknown, command: string): number {
     if (error.exitCode === 0) return DONE; // help or version was asked for
     if (error.code === USAGE) usageComplaint(`tokenflow ${command}`)(error.message);
     return WRONG_USAGE;
+  }
+  if (error instanceof CommandFailed) {
+    complain(oneLine(error.message));
+    return error.exitCode;
   }
   if (interrupted.aborted) {
     complain('interrupted');

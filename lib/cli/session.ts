@@ -35,9 +35,32 @@ export function usageError(message: string): CommanderError {
 const interruption = new AbortController();
 export const interrupted: AbortSignal = interruption.signal;
 
+/** What Ctrl-C does, one after the other; then it ends the process. */
+const stages = [interruption];
+
 /** The first Ctrl-C ends the command cleanly, a second one at once. */
 export function listenForInterrupt(): void {
-  process.once('SIGINT', () => interruption.abort(new Error('interrupted')));
+  process.on('SIGINT', function onInterrupt() {
+    stages.shift()!.abort(new Error('interrupted'));
+    if (stages.length === 0) process.off('SIGINT', onInterrupt);
+  });
+}
+
+/** From now on the first Ctrl-C aborts the signal that this returns, and only a second one `interrupted`. */
+export function stopFirst(): AbortSignal {
+  const stopping = new AbortController();
+  stages.unshift(stopping);
+  return stopping.signal;
+}
+
+/** A command that did what it could and says why that is not all. */
+export class CommandFailed extends Error {
+  constructor(
+    message: string,
+    readonly exitCode = 1,
+  ) {
+    super(message);
+  }
 }
 
 /** Says something to the person at the terminal: on stderr, and not with `--quiet`. */

@@ -4,7 +4,8 @@ import * as path from 'node:path';
 import type { Readable } from 'node:stream';
 import { Minimatch } from 'minimatch';
 import { TokenFlowError } from '../errors.js';
-import { cannotRead, type FileList, listFolder } from './sources/files.js';
+import { systemError } from '../system-error.js';
+import { type FileList, listFolder } from './sources/files.js';
 import { extensionOf, IMAGE_EXTENSIONS, isImageName } from './sources/image-names.js';
 import { readList } from './sources/list.js';
 
@@ -64,7 +65,7 @@ async function statOf(name: string) {
   } catch (cause) {
     if (['ENOENT', 'ENOTDIR', 'ENAMETOOLONG'].includes((cause as NodeJS.ErrnoException).code ?? ''))
       return undefined;
-    throw cannotRead(`'${name}'`, cause);
+    throw systemError('read', name, cause);
   }
 }
 

@@ -2,6 +2,7 @@
 import { opendir, readFile, realpath, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import { TokenFlowError } from '../../errors.js';
+import { systemError, systemReason } from '../../system-error.js';
 import { naturalOrder } from '../natural-order.js';
 import type { SourceItem } from '../source.js';
 
@@ -11,11 +12,10 @@ export interface FileList {
   ids: readonly string[];
 }
 
-/** @throws TokenFlowError ERR_TOKENFLOW_IO */
-export function cannotRead(what: string, cause: unknown): TokenFlowError {
-  return new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot read ${what}: ${(cause as Error).message}`, {
-    cause,
-  });
+/** The error of something that cannot be read, called `what`. */
+export function cannotRead(what: string, file: string, cause: unknown): TokenFlowError {
+  const message = `Cannot read ${what}: ${systemReason('read', file, cause)}`;
+  return new TokenFlowError('ERR_TOKENFLOW_IO', message, { cause });
 }
 
 /**
@@ -43,7 +43,7 @@ export async function listFolder(folder: string, wanted: (file: string) => boole
       }
       for (const inner of folders) await walk(inner, [...above, real]);
     } catch (cause) {
-      throw cause instanceof TokenFlowError ? cause : cannotRead(here, cause);
+      throw cause instanceof TokenFlowError ? cause : systemError('read', here, cause);
     }
   }
 
@@ -71,6 +71,6 @@ async function loadFile(file: string, id: string, signal?: AbortSignal): Promise
     return await readFile(file, { signal });
   } catch (cause) {
     signal?.throwIfAborted();
-    throw cannotRead(`'${id}'`, cause);
+    throw cannotRead(`'${id}'`, file, cause);
   }
 }

@@ -15,7 +15,7 @@ export async function readList(list: string | Readable, name: string): Promise<s
   try {
     bytes = typeof list === 'string' ? await readFile(list) : await buffer(list);
   } catch (cause) {
-    throw cannotRead(name, cause);
+    throw cannotRead(name, typeof list === 'string' ? list : '-', cause);
   }
   const paths = bytes.includes(0) ? decode(bytes, name).split('\0') : decode(bytes, name).split(/\r?\n/);
   return paths.filter((line) => line.trim() !== '');

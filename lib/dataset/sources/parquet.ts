@@ -63,7 +63,7 @@ async function openParquet(file: string) {
     try {
       return await work();
     } catch (cause) {
-      throw cannotRead(`the Parquet file '${file}'`, cause);
+      throw cannotRead(`the Parquet file '${file}'`, file, cause);
     }
   };
   return explained(async () => {

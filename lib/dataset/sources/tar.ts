@@ -44,7 +44,7 @@ const MEMBER = /^((?:.*\/)?[^./][^./]*)\.([^/]+)$/;
 async function* members(file: string): AsyncGenerator<Member> {
   const archive = extract();
   const broken = (cause: unknown): never => {
-    throw cause instanceof TokenFlowError ? cause : cannotRead(`the tar '${file}'`, cause);
+    throw cause instanceof TokenFlowError ? cause : cannotRead(`the tar '${file}'`, file, cause);
   };
   try {
     const zipped = await isGzip(file);

@@ -1,0 +1,124 @@
+import { Command, InvalidArgumentError } from 'commander';
+import { prepareRun, type TokenizeResult, tokenizeRun } from '../run/tokenize-run.js';
+import { addModelOptions, option, wholeNumber } from './options.js';
+import { Progress } from './progress.js';
+import { addRunOptions, type RunCommandOptions, runRequest } from './run-options.js';
+import { CommandFailed, interrupted, printJson, say, stopFirst, usageError } from './session.js';
+import { checkFolder } from './targets.js';
+
+interface TokenizeCommandOptions extends RunCommandOptions {
+  resume?: boolean;
+  workers: number;
+  shard?: { index: number; of: number };
+  strict?: boolean;
+}
+
+/** `2/8`: the second of eight. */
+function part(text: string): { index: number; of: number } {
+  const [, index, of] = /^(\d+)\/(\d+)$/.exec(text) ?? [];
+  if (Number(index) >= 1 && Number(index) <= Number(of)) return { index: Number(index), of: Number(of) };
+  throw new InvalidArgumentError('Expected i/n with i from 1 to n.');
+}
+
+async function tokenize(sources: string[], options: TokenizeCommandOptions, command: Command): Promise<void> {
+  const {
+    out,
+    resume = false,
+    workers,
+    strict,
+    shard,
+    config,
+    device,
+    batch,
+    threads,
+    json,
+    quiet,
+  } = options;
+  if (sources.length === 0 && !resume)
+    throw usageError('name a source: a folder, a list, tars, Parquet files');
+  checkFolder(out);
+  const stop = stopFirst();
+  const request = runRequest(sources, options, command);
+  const run = await prepareRun(out, request, resume || shard !== undefined, interrupted);
+  const progress = new Progress(process.stderr, quiet);
+  stop.addEventListener('abort', () =>
+    progress.say('finishing the shard that was begun; Ctrl-C again stops at once'),
+  );
+  let result: TokenizeResult;
+  try {
+    result = await tokenizeRun(run, {
+      ...{ workers, strict, part: shard, stop, signal: interrupted },
+      load: { config, device, threads, batchSize: batch },
+      onBegin: (images, shards) => progress.begin(images, shards),
+      onImages: (done, failed) => progress.images(done, failed),
+      onShard: ({ name }) => progress.shard(name),
+      onBroken: (error) => progress.say(`${error.shard} cannot be made: ${error.message}`),
+    });
+  } finally {
+    progress.end();
+  }
+  const { manifest, made, broken } = result;
+  const { seconds, images } = progress.state;
+  const rate = seconds > 0 && images > 0 ? `, ${(images / seconds).toFixed(1)} images/s` : '';
+  const errors = manifest.errors > 0 ? `, ${manifest.errors} errors (errors.jsonl)` : '';
+  const shards = `${manifest.shards.length} of ${manifest.plan.shards} shards`;
+  say(options, `${shards}, ${manifest.images} images${errors}; ${seconds.toFixed(1)} s${rate} -> ${out}`);
+  if (json) {
+    printJson({
+      out,
+      complete: manifest.complete,
+      images: manifest.images,
+      errors: manifest.errors,
+      shards: manifest.shards.length,
+      plannedShards: manifest.plan.shards,
+      made,
+      broken: broken.map(({ shard: name, message }) => ({ shard: name, message })),
+      seconds,
+    });
+  }
+  if (stop.aborted)
+    throw new CommandFailed(`interrupted; go on with: tokenflow tokenize --resume --out ${out}`, 130);
+  if (broken.length > 0) {
+    const advice = 'mend their inputs and add --resume';
+    throw new CommandFailed(
+      `${broken.length} of ${manifest.plan.shards} shards could not be made; ${advice}`,
+    );
+  }
+}
+
+export function tokenizeCommand(): Command {
+  return addModelOptions(
+    addRunOptions(
+      new Command('tokenize')
+        .description('Turn a dataset into shards of tokens.')
+        .argument(
+          '[sources...]',
+          'folders, patterns, lists (.txt, or - for stdin), tars, Parquet files, images; may be left out with --resume',
+        ),
+    )
+      .addOption(option('--resume', 'go on with the run that the folder holds', '--resume'))
+      .addOption(
+        option('--workers <n>', 'processes that share the threads', '--workers 2')
+          .argParser(wholeNumber(1))
+          .default(1),
+      )
+      .addOption(
+        option(
+          '--shard <i/n>',
+          'make every n-th shard only, from the i-th on: the share of one of n machines',
+          '--shard 1/4',
+        ).argParser(part),
+      )
+      .addOption(option('--strict', 'stop at the first image that cannot be read', '--strict')),
+  )
+    .addHelpText(
+      'after',
+      `
+Examples:
+  tokenflow tokenize photos --out tokens --format webdataset
+  tokenflow tokenize 'shard-{000000..000099}.tar' --out tokens --workers 2
+  find photos -name '*.jpg' | tokenflow tokenize - --out tokens
+  tokenflow tokenize --resume --out tokens`,
+    )
+    .action(tokenize);
+}

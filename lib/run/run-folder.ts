@@ -1,0 +1,232 @@
+/**
+ * The folder of a run:
+ *
+ *     manifest.json     what the run is, and the shards that are in place
+ *     errors.jsonl      the images that could not be read
+ *     shard-000000.*    tokens
+ *     .tokenflow/       plan.jsonl, and shards/NAME.json: what came of each shard that is in place
+ *
+ * A shard is done when its record is in `.tokenflow/shards`, which comes after its files, each by a rename. Everything else can
+ * be made again from plan and records; so a process may end anywhere, and several may work on one folder.
+ */
+import type { Stats } from 'node:fs';
+import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import * as path from 'node:path';
+import type { Plan, PlannedShard } from '../dataset/plan.js';
+import { isPart, PendingFile } from '../dataset/sinks/pending-file.js';
+import { TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
+import { difference, type Manifest, parseManifest, type RunIdentity, type ShardSummary } from './manifest.js';
+
+/** An image that has no tokens, as in `errors.jsonl`. */
+export interface ItemError {
+  id: string;
+  code: string;
+  message: string;
+}
+
+/** What came of a shard. */
+export interface ShardRecord {
+  name: string;
+  images: number;
+  errors: ItemError[];
+  files: ShardSummary['files'];
+}
+
+export class RunFolder {
+  constructor(readonly path: string) {}
+
+  /** Where a shard goes: the path of its files without their extensions. */
+  shardBase(name: string): string {
+    return path.join(this.path, name);
+  }
+
+  /** A file's path from the folder. */
+  nameOf(file: string): string {
+    return path.relative(this.path, file);
+  }
+
+  /** The manifest, if the folder has one. @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_FORMAT */
+  async manifest(): Promise<Manifest | undefined> {
+    const file = this.#at('manifest.json');
+    const text = await readIfThere(file);
+    return text === undefined ? undefined : parseManifest(text, file);
+  }
+
+  /** As `manifest`, where one is needed. */
+  async existingManifest(): Promise<Manifest> {
+    const manifest = await this.manifest();
+    if (manifest) return manifest;
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_IO',
+      `Expected the folder of a run but ${this.path} has no manifest.json; make one with 'tokenflow tokenize'`,
+    );
+  }
+
+  /**
+   * Takes the folder for a run: makes it, or goes on in it where the same run has been before.
+   *
+   * @param goOn whether going on is what was asked for
+   * @throws TokenFlowError ERR_TOKENFLOW_IO; ERR_TOKENFLOW_INVALID_ARGUMENT when the folder is another's, or this run's and `goOn`
+   * is false. What is there stays as it is.
+   */
+  async begin(identity: RunIdentity, plan: Plan, goOn: boolean): Promise<void> {
+    const before = await this.manifest();
+    if (!before) await this.#refuseStrangers();
+    await this.#makeFolders();
+    if (!before) {
+      const fresh: Manifest = { version: 1, ...identity, complete: false, images: 0, errors: 0, shards: [] };
+      await this.#write('manifest.json', pretty(fresh));
+    }
+    const there = before ?? (await this.existingManifest()); // of whoever was last, should two begin at once
+    const differs = difference(there, identity);
+    if (differs) {
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_INVALID_ARGUMENT',
+        `${this.path} holds another run: ${differs}; name another folder with --out`,
+      );
+    }
+    if (before && !goOn) {
+      const state = before.complete ? 'is complete' : 'can be gone on with: add --resume';
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_INVALID_ARGUMENT',
+        `${this.path} holds this run already, which ${state}; or name another folder with --out`,
+      );
+    }
+    if ((await readIfThere(this.#at('.tokenflow', 'plan.jsonl'))) === undefined) {
+      const lines = plan.shards.map((shard) => `${JSON.stringify(shard)}\n`);
+      await this.#write('.tokenflow/plan.jsonl', lines.join(''));
+    }
+  }
+
+  /** The shards that are to be made. @throws TokenFlowError ERR_TOKENFLOW_IO */
+  async plan(): Promise<PlannedShard[]> {
+    const file = this.#at('.tokenflow', 'plan.jsonl');
+    const text = await readIfThere(file);
+    if (text === undefined) {
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_IO',
+        `${file} is missing; name the sources again, with --resume`,
+      );
+    }
+    return text
+      .split('\n')
+      .filter((line) => line !== '')
+      .map((line) => JSON.parse(line) as PlannedShard);
+  }
+
+  /** What came of a shard, if it is in place: recorded, and its files are there. */
+  async record(name: string): Promise<ShardRecord | undefined> {
+    const text = await readIfThere(this.#at('.tokenflow', 'shards', `${name}.json`));
+    if (text === undefined) return undefined;
+    const record = JSON.parse(text) as ShardRecord;
+    for (const { name: file, bytes } of record.files) {
+      if ((await statIfThere(this.#at(file)))?.size !== bytes) return undefined;
+    }
+    return record;
+  }
+
+  /** Records of the shards that are in place, by name. */
+  async records(shards: readonly PlannedShard[]): Promise<Map<string, ShardRecord>> {
+    const records = new Map<string, ShardRecord>();
+    for (const { name } of shards) {
+      const record = await this.record(name);
+      if (record) records.set(name, record);
+    }
+    return records;
+  }
+
+  /** Says that a shard is in place. */
+  async putRecord(record: ShardRecord): Promise<void> {
+    await this.#write(
+      path.join('.tokenflow', 'shards', `${record.name}.json`),
+      `${JSON.stringify(record)}\n`,
+    );
+  }
+
+  /** Brings manifest.json and errors.jsonl up to date. Any process may do it at any time. */
+  async summarize(): Promise<Manifest> {
+    const { shards: _, ...run } = await this.existingManifest();
+    const plan = await this.plan();
+    const records = await this.records(plan);
+    const inPlace = plan.flatMap(({ name }) => records.get(name) ?? []);
+    const errors = inPlace.flatMap((record) => record.errors);
+    const manifest: Manifest = {
+      ...run,
+      complete: inPlace.length === plan.length,
+      images: inPlace.reduce((sum, { images }) => sum + images, 0),
+      errors: errors.length,
+      shards: inPlace.map((record) => ({ ...record, errors: record.errors.length })),
+    };
+    await this.#write('errors.jsonl', errors.map((error) => `${JSON.stringify(error)}\n`).join(''));
+    await this.#write('manifest.json', pretty(manifest));
+    if (manifest.complete) await this.removeParts(/^\.shard-/); // of attempts that nobody needs any more
+    return manifest;
+  }
+
+  /** Removes what processes that were killed left half-written, if its name matches. Nobody may be writing such files. */
+  async removeParts(which = /^/): Promise<void> {
+    for (const folder of [this.path, this.#at('.tokenflow'), this.#at('.tokenflow', 'shards')]) {
+      for (const name of await readdir(folder)) {
+        if (isPart(name) && which.test(name)) await rm(path.join(folder, name), { force: true });
+      }
+    }
+  }
+
+  #at(...names: string[]): string {
+    return path.join(this.path, ...names);
+  }
+
+  async #makeFolders(): Promise<void> {
+    try {
+      await mkdir(this.#at('.tokenflow', 'shards'), { recursive: true });
+    } catch (cause) {
+      throw systemError('make the folder', this.path, cause);
+    }
+  }
+
+  async #refuseStrangers(): Promise<void> {
+    if (!(await statIfThere(this.path))?.isDirectory()) return;
+    const others = (await readdir(this.path)).filter((name) => !name.startsWith('.'));
+    if (others.length === 0) return;
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      `${this.path} is not empty (${others[0]}) and holds no run; name another folder with --out`,
+    );
+  }
+
+  /** Writes a file that appears whole. */
+  async #write(name: string, text: string): Promise<void> {
+    const file = await PendingFile.create(this.#at(name));
+    try {
+      await file.write(Buffer.from(text));
+      await file.seal();
+      await file.publish();
+    } finally {
+      await file.discard();
+    }
+  }
+}
+
+const pretty = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
+
+const isAbsent = (error: unknown): boolean =>
+  ['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '');
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (cause) {
+    if (isAbsent(cause)) return undefined;
+    throw systemError('read', file, cause);
+  }
+}
+
+async function statIfThere(file: string): Promise<Stats | undefined> {
+  try {
+    return await stat(file);
+  } catch (cause) {
+    if (isAbsent(cause)) return undefined;
+    throw systemError('read', file, cause);
+  }
+}

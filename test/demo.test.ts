@@ -59,7 +59,9 @@ describe('the demo', function () {
   it('writes tokens, a reconstruction and a contact sheet for each photograph, and nothing else', () => {
     assert.ok(names.length >= 6);
     const wanted = names.flatMap((name) => [`${name}.npy`, `${name}.png`, `${name}-sheet.png`]);
-    assert.deepEqual(readdirSync(out).sort(), wanted.sort());
+    assert.deepEqual(readdirSync(out).sort(), [...wanted, 'tokens'].sort());
+    const shards = readdirSync(path.join(out, 'tokens')).filter((name) => name.endsWith('.npy'));
+    assert.equal(shards.length, Math.ceil(names.length / 4));
   });
 
   it('says what it did, in lines that fit a terminal', async () => {

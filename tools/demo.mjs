@@ -1,7 +1,8 @@
 // The main job on the photographs in samples/: to tokens and back, and a picture of how it went.
 //
 //   node tools/demo.mjs [--model CHECKPOINT] [--out FOLDER]
-import { mkdirSync, readdirSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -126,6 +127,21 @@ async function main({ model, out }) {
     `\nIn ${path.relative(process.cwd(), out) || '.'}, for each photograph: NAME.npy (its tokens), NAME.png`,
   );
   say('(the reconstruction) and NAME-sheet.png (original, reconstruction after each scale, token grids).');
+  tokenizeFolder(model, path.join(out, 'tokens'));
+}
+
+/** The same photographs as a dataset, by the command itself, which shows how far it is. */
+function tokenizeFolder(model, out) {
+  rmSync(out, { recursive: true, force: true });
+  const args = ['tokenize', 'samples', '--out', path.resolve(out), '--shard-size', '4', '--batch', '1'];
+  say(
+    `\nAnd as a dataset: tokenflow ${args.slice(0, 2).join(' ')} --out ${path.basename(out)} --shard-size 4\n`,
+  );
+  const program = path.join(root, 'bin', 'tokenflow.js');
+  // What it tells the person at the terminal belongs to what the demo says.
+  const options = { cwd: root, stdio: ['ignore', 'inherit', process.stdout.fd] };
+  const { status } = spawnSync(process.execPath, [program, ...args, '--model', path.resolve(model)], options);
+  process.exitCode = status ?? 1;
 }
 
 const { values } = parseArgs({

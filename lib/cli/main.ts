@@ -9,6 +9,7 @@ import { detokenizeCommand } from './detokenize.js';
 import { doctorCommand } from './doctor.js';
 import { encodeCommand } from './encode.js';
 import { inspectCommand } from './inspect.js';
+import { queueCommand } from './queue.js';
 import { reconstructCommand } from './reconstruct.js';
 import { CommandFailed, interrupted, listenForInterrupt, USAGE } from './session.js';
 import { tokenizeCommand } from './tokenize.js';
@@ -24,6 +25,14 @@ const oneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, ' ');
 
 function complain(message: string): void {
   process.stderr.write(`tokenflow: ${message}\n`);
+}
+
+/** Gives a command, and those below it, what the program has set. */
+function inherit(command: Command, parent: Command, path: string): Command {
+  const name = `${path} ${command.name()}`;
+  command.copyInheritedSettings(parent).configureOutput({ outputError: usageComplaint(name) });
+  for (const inner of command.commands) inherit(inner, command, name);
+  return command;
 }
 
 /** How the commands complain of a mistake in how they were called. */
@@ -46,16 +55,12 @@ function buildProgram(): Command {
     tokenizeCommand(),
     verifyCommand(),
     detokenizeCommand(),
+    queueCommand(),
     inspectCommand(),
     convertCommand(),
     doctorCommand(),
   ];
-  for (const command of commands) {
-    command
-      .copyInheritedSettings(program)
-      .configureOutput({ outputError: usageComplaint(`tokenflow ${command.name()}`) });
-    program.addCommand(command);
-  }
+  for (const command of commands) program.addCommand(inherit(command, program, 'tokenflow'));
   return program;
 }
 

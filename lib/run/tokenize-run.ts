@@ -2,11 +2,12 @@
 import { availableParallelism } from 'node:os';
 import { findInputs } from '../dataset/find-inputs.js';
 import { type PlannedShard, plannedImages, planShards } from '../dataset/plan.js';
+import { TokenFlowError } from '../errors.js';
 import { loadSharp } from '../image/sharp.js';
 import { packageVersion } from '../package-version.js';
 import { TokenFlow } from '../tokenizer/tokenflow.js';
 import type { LoadOptions } from '../tokenizer/types.js';
-import type { Manifest, RunIdentity, RunModel, RunSettings } from './manifest.js';
+import { difference, type Manifest, type RunIdentity, type RunModel, type RunSettings } from './manifest.js';
 import { modelHash } from './model-hash.js';
 import { processWorker } from './process-worker.js';
 import { RunFolder, type ShardRecord } from './run-folder.js';
@@ -85,6 +86,21 @@ export async function describeModel(
     tokensPerImage: opened.tokenCount,
     codebookSize: opened.codebookSize,
   };
+}
+
+/** Refuses a model that is not the run's. @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT */
+export async function checkRunModel(
+  manifest: Manifest,
+  request: Pick<RunRequest, 'model' | 'config'>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const model = await describeModel(request, signal);
+  const differs = difference(manifest, { ...manifest, model, tokenflow: packageVersion() });
+  if (differs === undefined) return;
+  throw new TokenFlowError(
+    'ERR_TOKENFLOW_INVALID_ARGUMENT',
+    `${request.model} cannot go on with the run: ${differs}; name the right model with --model`,
+  );
 }
 
 export interface RunEvents {

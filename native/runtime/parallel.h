@@ -2,9 +2,9 @@
 // (queue.h) has it most of the time, and a loop that is started inside another, or beside one, runs on its caller
 // alone.
 //
-// The team is the process's own, not OpenMP's: a thread that waits for work gives its processor away after some
-// microseconds. OpenMP's spins for milliseconds, and on a machine that is busy otherwise it takes the very processor
-// that the thread it waits for needs.
+// The team is the process's own, not OpenMP's: a thread that waits looks for some tens of microseconds, offers its
+// processor to others for half a millisecond, and sleeps. OpenMP's spins for milliseconds, and on a machine that is busy
+// otherwise it takes the very processor that the thread it waits for needs.
 #pragma once
 #include <atomic>
 #include <cstdint>

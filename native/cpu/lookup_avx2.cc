@@ -105,6 +105,7 @@ Candidate Resolve(const RowView& rows, const float* y, const LaneState& state) {
 void Approach(const RowView& rows, const LaneState& state) {
   int best = 0;
   for (int lane = 1; lane < kLanes; lane++) best = state.best[lane] < state.best[best] ? lane : best;
+  if (!(state.best[best] < __builtin_inff())) return;  // no lane has found a code
   ApproachRows(rows, kVectors, state.tile[best] * kPanelCodes + best, kLanes);
 }
 

@@ -115,8 +115,9 @@ Candidate Resolve(const RowView& rows, const float* y, const LaneState& state) {
 
 void Approach(const RowView& rows, const LaneState& state) {
   const __m512 best = _mm512_load_ps(state.best);
-  const __mmask16 lanes = _mm512_cmp_ps_mask(best, _mm512_set1_ps(_mm512_reduce_min_ps(best)), _CMP_EQ_OQ);
-  if (lanes == 0) return;
+  const float least = _mm512_reduce_min_ps(best);
+  if (!(least < __builtin_inff())) return;  // no lane has found a code
+  const __mmask16 lanes = _mm512_cmp_ps_mask(best, _mm512_set1_ps(least), _CMP_EQ_OQ);
   const int lane = __builtin_ctz(lanes);
   ApproachRows(rows, kVectors, state.tile[lane] * kPanelCodes + lane, kPanelCodes);
 }

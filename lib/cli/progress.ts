@@ -109,7 +109,7 @@ export class Progress {
   }
 
   #draw(): void {
-    this.stream.write(`\r${progressBar(this.state, this.stream.columns ?? 80)}\x1b[K`);
+    this.stream.write(`\r${progressBar(this.state, this.stream.columns || 80)}\x1b[K`);
     this.#drawn = true;
   }
 

@@ -177,26 +177,29 @@ class Execution {
         TransformInput(thread, first + block, task % InputParts(), V(block));
       }
     });
-    ParallelRanges(plan_.panels * plan_.tile_groups, 1, [&](int thread, int64_t begin, int64_t end) {
-      float* const u = U(thread);
-      int64_t expanded_panel = -1, expanded_channel = -1;
-      for (int64_t task = begin; task < end; task++) {
-        const int64_t panel = task / plan_.tile_groups, group = task % plan_.tile_groups;
-        const int64_t first_block = blocks * group / plan_.tile_groups;
-        const int64_t last_block = blocks * (group + 1) / plan_.tile_groups;
-        for (int64_t channel = 0; channel < cin_; channel += plan_.weight_channels) {
-          const int64_t depth = std::min(plan_.weight_channels, cin_ - channel);
-          if (panel != expanded_panel || channel != expanded_channel) {
-            ExpandWeights(panel, channel, depth, u);
-            expanded_panel = panel, expanded_channel = channel;
+    ParallelRanges(
+        plan_.panels * plan_.tile_groups, 1,
+        [&](int thread, int64_t begin, int64_t end) {
+          float* const u = U(thread);
+          int64_t expanded_panel = -1, expanded_channel = -1;
+          for (int64_t task = begin; task < end; task++) {
+            const int64_t panel = task / plan_.tile_groups, group = task % plan_.tile_groups;
+            const int64_t first_block = blocks * group / plan_.tile_groups;
+            const int64_t last_block = blocks * (group + 1) / plan_.tile_groups;
+            for (int64_t channel = 0; channel < cin_; channel += plan_.weight_channels) {
+              const int64_t depth = std::min(plan_.weight_channels, cin_ - channel);
+              if (panel != expanded_panel || channel != expanded_channel) {
+                ExpandWeights(panel, channel, depth, u);
+                expanded_panel = panel, expanded_channel = channel;
+              }
+              for (int64_t block = first_block; block < last_block; block++) {
+                Multiply(thread, first + block, panel, channel, depth, V(block), u);
+                if (channel + depth == cin_) TransformOutput(thread, first + block, panel);
+              }
+            }
           }
-          for (int64_t block = first_block; block < last_block; block++) {
-            Multiply(thread, first + block, panel, channel, depth, V(block), u);
-            if (channel + depth == cin_) TransformOutput(thread, first + block, panel);
-          }
-        }
-      }
-    });
+        },
+        /*chunks_per_thread=*/1);  // a chunk begins by expanding weights
   }
 
   void ExpandWeights(int64_t panel, int64_t channel, int64_t depth, float* u) const {

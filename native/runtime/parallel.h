@@ -27,21 +27,26 @@ void OnThreads(int threads, Body body) {
       threads, [](void* context, int thread) { (*static_cast<Body*>(context))(thread); }, &body);
 }
 
-// body(thread, begin, end) over [0, n) in at most Threads() contiguous chunks, each a multiple of `grain` but
-// the last. Which rows share a chunk must never change a result.
+// body(thread, begin, end) over [0, n) in contiguous chunks, each a multiple of `grain` but the last: some for each
+// of at most Threads() threads, handed out one at a time, so that a thread whose processor is taken away for a while
+// does not keep the others waiting. `thread` names what only one call at a time may use. Which rows share a chunk must
+// never change a result. A loop to which a new chunk costs something takes one per thread.
 template <class Body>
-void ParallelRanges(int64_t n, int64_t grain, Body&& body) {
+void ParallelRanges(int64_t n, int64_t grain, Body&& body, int64_t chunks_per_thread = 4) {
   if (n <= 0) return;
   const int64_t units = (n + grain - 1) / grain;
   const int64_t available = Threads();  // read once: another thread may change it meanwhile
   const int64_t threads = units < available ? units : available;
-  auto chunk = [&](int thread) {
-    const int64_t t = thread;
-    const int64_t begin = units * t / threads * grain;
-    const int64_t end = t + 1 == threads ? n : units * (t + 1) / threads * grain;
-    if (begin < end) body(thread, begin, end);
+  const int64_t most = threads == 1 ? 1 : threads * chunks_per_thread;
+  const int64_t chunks = units < most ? units : most;
+  std::atomic<int64_t> next{0};
+  auto take = [&](int thread) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < chunks;) {
+      const int64_t end = i + 1 == chunks ? n : units * (i + 1) / chunks * grain;
+      body(thread, units * i / chunks * grain, end);
+    }
   };
-  OnThreads(static_cast<int>(threads), chunk);
+  OnThreads(static_cast<int>(threads), take);
 }
 
 // body(index) for index in [0, n), handed out one at a time: for uneven work.

@@ -15,11 +15,13 @@ namespace {
 
 // Every index of [0, n) exactly once.
 void EachOnce(int64_t n, int64_t grain) {
-  std::vector<std::atomic<int>> seen(n);
+  std::vector<std::atomic<int>> seen(n), inside(Threads());
   ParallelRanges(n, grain, [&](int thread, int64_t begin, int64_t end) {
     Expect(thread >= 0 && thread < Threads(), "a thread's number is in range");
     Expect(begin % grain == 0 && begin < end && end <= n, "a chunk begins at a multiple of the grain");
+    Expect(inside[thread]++ == 0, "a thread's number is in one call at a time");
     for (int64_t i = begin; i < end; i++) seen[i]++;
+    inside[thread]--;
   });
   ParallelTasks(n, [&](int64_t i) { seen[i] += 10; });
   for (const auto& count : seen) Expect(count == 11, "each index is visited once");

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "codebook/reference.h"
+#include "cpu/lookup_kernels.h"
 #include "device_codebook.cuh"
 #include "prepare.cuh"
 

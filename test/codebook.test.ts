@@ -2,16 +2,8 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { Codebook, codeUsage, DualCodebook, PartedCodebook, TokenFlowError } from '../lib/codebook/index.js';
-
-const refused =
-  (message: RegExp, code = 'ERR_TOKENFLOW_INVALID_ARGUMENT') =>
-  (error: unknown) => {
-    assert.ok(error instanceof TokenFlowError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
+import { Codebook, codeUsage, DualCodebook, PartedCodebook } from '../lib/codebook/index.js';
+import { refused } from './support/refused.js';
 
 describe('Codebook', () => {
   const corners = Float32Array.of(0, 0, 1, 0, 0, 1, 1, 1); // four codes of two elements

@@ -11,19 +11,10 @@ import {
   loadPartedCodebook,
   type Metric,
   saveCodebook,
-  TokenFlowError,
 } from '../lib/codebook/index.js';
 import { packageRoot } from '../lib/native.js';
 import { random, randomFloats } from './support/random.js';
-
-const refused =
-  (message: RegExp, code = 'ERR_TOKENFLOW_INVALID_ARGUMENT') =>
-  (error: unknown) => {
-    assert.ok(error instanceof TokenFlowError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
+import { refused } from './support/refused.js';
 
 describe('codebooks in files', () => {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'tokenflow-codebook-'));

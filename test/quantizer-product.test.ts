@@ -1,17 +1,9 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { Codebook, type Metric, ProductQuantizer, TokenFlowError } from '../lib/codebook/index.js';
+import { Codebook, type Metric, ProductQuantizer } from '../lib/codebook/index.js';
 import { native } from '../lib/native.js';
 import { gridFloats, random, randomFloats } from './support/random.js';
-
-const refused =
-  (message: RegExp, code = 'ERR_TOKENFLOW_INVALID_ARGUMENT') =>
-  (error: unknown) => {
-    assert.ok(error instanceof TokenFlowError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
+import { refused } from './support/refused.js';
 
 /** Columns [begin, end) of rows of `dim`. */
 function columns(rows: Float32Array, dim: number, begin: number, end: number): Float32Array {

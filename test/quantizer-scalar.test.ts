@@ -5,19 +5,10 @@ import {
   type FiniteScalarBound,
   FiniteScalarQuantizer,
   LookupFreeQuantizer,
-  TokenFlowError,
 } from '../lib/codebook/index.js';
 import { native } from '../lib/native.js';
 import { random, randomFloats } from './support/random.js';
-
-const refused =
-  (message: RegExp, code = 'ERR_TOKENFLOW_INVALID_ARGUMENT') =>
-  (error: unknown) => {
-    assert.ok(error instanceof TokenFlowError, String(error));
-    assert.equal(error.code, code);
-    assert.match(error.message, message);
-    return true;
-  };
+import { refused } from './support/refused.js';
 
 /** Round half to even, as NumPy and PyTorch round. */
 function round(x: number): number {

@@ -30,7 +30,10 @@ function complain(message: string): void {
 /** Gives a command, and those below it, what the program has set. */
 function inherit(command: Command, parent: Command, path: string): Command {
   const name = `${path} ${command.name()}`;
-  command.copyInheritedSettings(parent).configureOutput({ outputError: usageComplaint(name) });
+  command
+    .copyInheritedSettings(parent)
+    .helpOption('-h, --help', `print this text  (e.g. ${name} --help)`)
+    .configureOutput({ outputError: usageComplaint(name) });
   for (const inner of command.commands) inherit(inner, command, name);
   return command;
 }

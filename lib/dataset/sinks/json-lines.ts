@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { TokenFlowError } from '../../errors.js';
+import { systemError } from '../../system-error.js';
 import type { JsonObject } from '../json.js';
 import type { TokenRecord } from '../sink.js';
 import type { Format, FormatWriter } from './format.js';
@@ -44,9 +45,7 @@ async function* pieces(file: string): AsyncGenerator<Buffer> {
     yield* createReadStream(file);
   } catch (cause) {
     if (cause instanceof TokenFlowError) throw cause;
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot read ${file}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw systemError('read', file, cause);
   }
 }
 

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import * as path from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { TokenFlowError } from '../../errors.js';
+import { systemError } from '../../system-error.js';
 import type { JsonObject } from '../json.js';
 import type { TokenRecord } from '../sink.js';
 import type { Format, FormatWriter } from './format.js';
@@ -139,6 +140,7 @@ async function reading<T>(
   try {
     return await call();
   } catch (cause) {
+    if (code === 'ERR_TOKENFLOW_IO') throw systemError('read', file, cause);
     throw new TokenFlowError(code, `Cannot read ${file}: ${(cause as Error).message}`, { cause });
   }
 }

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import * as path from 'node:path';
-import { TokenFlowError } from '../../errors.js';
+import { systemError } from '../../system-error.js';
 import type { ShardFile } from '../sink.js';
 
 /** Small writes are gathered to this size, in bytes. */
@@ -119,22 +119,10 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-const REASONS: Record<string, string> = {
-  ENOSPC: 'the disk is full; make room and go on',
-  EDQUOT: "this user's share of the disk is used up",
-  EROFS: 'the file system is read-only',
-  EACCES: 'this user may not write there',
-  EPERM: 'this user may not write there',
-  ENOENT: 'there is no such folder',
-};
-
 async function writing<T>(file: string, call: () => Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot write ${file}: ${REASONS[code ?? ''] ?? message}`, {
-      cause,
-    });
+    throw systemError('write', file, cause);
   }
 }

@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import * as tar from 'tar-stream';
 import { decodeNpy, encodeNpy } from '../../checkpoint/npy.js';
 import { TokenFlowError } from '../../errors.js';
+import { systemError } from '../../system-error.js';
 import type { JsonObject } from '../json.js';
 import type { TokenRecord } from '../sink.js';
 import type { Format, FormatWriter } from './format.js';
@@ -92,8 +93,7 @@ async function* entries(file: string): AsyncGenerator<{ name: string; content: B
     }
   } catch (cause) {
     if (cause instanceof TokenFlowError) throw cause;
-    if (failure)
-      throw new TokenFlowError('ERR_TOKENFLOW_IO', `Cannot read ${file}: ${failure.message}`, { cause });
+    if (failure) throw systemError('read', file, failure);
     throw brokenShard(file, `it is no whole tar file (${(cause as Error).message})`, cause);
   } finally {
     stream.destroy();

@@ -15,7 +15,7 @@ const REASONS: Readonly<Record<string, string>> = {
   EEXIST: 'a file is there already',
   ENOSPC: 'no space left on the disk',
   EDQUOT: 'the disk quota is used up',
-  EFBIG: 'the file system takes no file of that size',
+  EFBIG: 'the file would be larger than the system or a limit (ulimit -f) allows',
   EMFILE: 'too many files are open',
   ENFILE: 'too many files are open',
   ENAMETOOLONG: 'the name is too long',

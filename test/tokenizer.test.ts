@@ -431,7 +431,9 @@ describe('weights', function () {
         close: () => {},
       };
       await using model = await TokenFlow.load(spoilt, { config: path.join(clipb, 'config.json') });
-      const call = name.startsWith('quant') ? model.encode(noiseImage(0)) : model.decode(new Int32Array(model.tokenCount));
+      const call = name.startsWith('quant')
+        ? model.encode(noiseImage(0))
+        : model.decode(new Int32Array(model.tokenCount));
       const message = new RegExp(`element ${at} of '${name}' is -?(nan|inf)`);
       await assert.rejects(call, hasCode('ERR_TOKENFLOW_CHECKPOINT', message));
     }

@@ -286,7 +286,8 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
   static void CheckFinite(const std::string& name,
                           const float* data,  // [count]
                           int64_t count) {
-    int32_t spoilt = 0;  // on the bits, where the order of a sum does not matter and the compiler can vectorise
+    int32_t spoilt =
+        0;  // on the bits, where the order of a sum does not matter and the compiler can vectorise
     for (int64_t i = 0; i < count; i++) {
       int32_t bits;
       std::memcpy(&bits, data + i, sizeof bits);
@@ -294,9 +295,9 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
     }
     if (spoilt == 0) return;
     const float* at = std::find_if(data, data + count, [](float x) { return !std::isfinite(x); });
-    throw Error("ERR_TOKENFLOW_CHECKPOINT", "Expected finite weights but element " + std::to_string(at - data) +
-                                                " of '" + name + "' is " + std::to_string(*at) +
-                                                ": the checkpoint is damaged, or its training diverged");
+    throw Error("ERR_TOKENFLOW_CHECKPOINT",
+                "Expected finite weights but element " + std::to_string(at - data) + " of '" + name +
+                    "' is " + std::to_string(*at) + ": the checkpoint is damaged, or its training diverged");
   }
 
   // Buffers of one run: inputs copied, outputs owned by V8.

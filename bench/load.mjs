@@ -91,8 +91,7 @@ export async function benchLoad(report, { quick = false, only } = {}) {
       whole.push(b - a);
       bare.push(now() - b);
     }
-    // Pair by pair: what else the machine does changes slower than that.
-    const share = median(whole.map((seconds, i) => 1 - bare[i] / seconds));
+    const share = 1 - median(bare) / median(whole);
     report.add({
       name: 'end-to-end/clipb-256/f32/1',
       seconds: median(whole),

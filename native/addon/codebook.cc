@@ -80,18 +80,21 @@ Napi::Value Nearest(const Napi::CallbackInfo& info) {
                           ArrayData<float>(codes), ArrayData<float>(errors)};
   int32_t* const histogram = ArrayData<int32_t>(counts);
   auto weights = ArrayCopy<float>(request.Get("weights"));
+  const bool brief = codebook->IsBrief(n, weights.empty() ? nullptr : weights.data());
   const bool in_place = sync && format == "f32";
   auto copy = in_place ? std::vector<float>() : FloatsOf(queries, format);
   const float* given = ArrayData<float>(queries);
-  return DispatchJob(info.Env(), sync, {indices, distances, parts, codes, errors, counts},
-                     [=, copy = std::move(copy), weights = std::move(weights)](const CancelFlag& cancelled) {
-                       const float* x = in_place ? given : copy.data();
-                       codebook->Nearest(x, n, k, weights.empty() ? nullptr : weights.data(), out, cancelled);
-                       if (histogram == nullptr || cancelled.load()) return;
-                       for (int64_t i = 0; i < n; i++) {
-                         if (out.indices[i * k] != kNoCode) histogram[out.indices[i * k]]++;
-                       }
-                     });
+  return DispatchJob(
+      info.Env(), sync, {indices, distances, parts, codes, errors, counts},
+      [=, copy = std::move(copy), weights = std::move(weights)](const CancelFlag& cancelled) {
+        const float* x = in_place ? given : copy.data();
+        codebook->Nearest(x, n, k, weights.empty() ? nullptr : weights.data(), out, cancelled);
+        if (histogram == nullptr || cancelled.load()) return;
+        for (int64_t i = 0; i < n; i++) {
+          if (out.indices[i * k] != kNoCode) histogram[out.indices[i * k]]++;
+        }
+      },
+      brief);
 }
 
 // codebookGather(handle, indices: Int32Array, out: Float32Array)

@@ -30,12 +30,12 @@ Environment::~Environment() {
   for (Job* job : pending_) delete job;
 }
 
-Napi::Object Environment::Schedule(Napi::Env env, std::unique_ptr<Job> owned) {
+Napi::Object Environment::Schedule(Napi::Env env, std::unique_ptr<Job> owned, bool brief) {
   Job* job = owned.release();
   if (pending_.empty()) completions_->tsfn.Ref(env);
   pending_.insert(job);
 
-  job->queue->Post([job, cancelled = job->cancelled, completions = completions_] {
+  const auto run = [job, cancelled = job->cancelled, completions = completions_] {
     {
       std::lock_guard<std::mutex> lock(completions->mutex);
       if (!completions->open) return;  // the environment is gone, and the job with it
@@ -62,7 +62,8 @@ Napi::Object Environment::Schedule(Napi::Env env, std::unique_ptr<Job> owned) {
     completions->running--;
     if (completions->open) completions->tsfn.NonBlockingCall(job);
     completions->idle.notify_all();
-  });
+  };
+  if (!brief || !job->queue->TryRun(run)) job->queue->Post(run);
 
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("promise", job->deferred.Promise());

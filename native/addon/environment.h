@@ -42,8 +42,10 @@ class Environment {
   ~Environment();
 
   // Queues a job. Returns { promise, cancel }: `cancel()` marks it; a job that was cancelled rejects with the
-  // code 'ABORTED', which lib/native.ts turns into the signal's reason.
-  Napi::Object Schedule(Napi::Env env, std::unique_ptr<Job> job);
+  // code 'ABORTED', which lib/native.ts turns into the signal's reason. A `brief` one takes less time than handing it to
+  // another thread: it runs at once when nothing is before it, and its promise settles in its own turn of the event
+  // loop all the same.
+  Napi::Object Schedule(Napi::Env env, std::unique_ptr<Job> job, bool brief = false);
 
   // The JavaScript class that native errors are thrown as; handed over once by lib/native.ts.
   Napi::FunctionReference error_class;

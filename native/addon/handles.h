@@ -59,10 +59,10 @@ inline Metric MetricNamed(const Napi::Value& value) {
   return name == "l2" ? Metric::kL2 : name == "cosine" ? Metric::kCosine : Metric::kInnerProduct;
 }
 
-// Runs `work` now on the compute thread (sync), or queues it and returns { promise, cancel }. The arrays in
-// `filled` stay alive until then; `work` must not touch JavaScript.
+// Runs `work` in its turn and waits (sync), or queues it and returns { promise, cancel }. The arrays in `filled` stay
+// alive until then; `work` must not touch JavaScript. `brief`: see Environment::Schedule.
 inline Napi::Value DispatchJob(Napi::Env env, bool sync, const std::vector<Napi::Value>& filled,
-                               std::function<void(const CancelFlag&)> work) {
+                               std::function<void(const CancelFlag&)> work, bool brief = false) {
   if (sync) {
     const CancelFlag never{false};
     ComputeQueue::Cpu().Run([&] { work(never); });
@@ -74,7 +74,7 @@ inline Napi::Value DispatchJob(Napi::Env env, bool sync, const std::vector<Napi:
   }
   job->execute = std::move(work);
   job->resolve = [](Napi::Env e) { return e.Undefined(); };
-  return Environment::Of(env)->Schedule(env, std::move(job));
+  return Environment::Of(env)->Schedule(env, std::move(job), brief);
 }
 
 // Adds a function to the addon's exports; a tokenflow::Error it throws becomes the JavaScript error class.

@@ -117,9 +117,23 @@ bool Codebook::UseScreen(int64_t n, int k) const {
   return true;
 }
 
+std::vector<float> Codebook::WeightsOr1(const float* weights) const {
+  return weights == nullptr ? std::vector<float>(part_count(), 1.0f)
+                            : std::vector<float>(weights, weights + part_count());
+}
+
+bool Codebook::IsBrief(int64_t n, const float* weights) const {
+  std::lock_guard<std::mutex> lock(cache_mutex_);
+  if (cached_ == nullptr || cached_weights_ != WeightsOr1(weights)) return false;
+  const ScreenKernels* kernels = ActiveScreen();
+  const bool screened = kernels != nullptr && PlanScreen(screen_mode_, codes(), dim(), queries_asked_ + n) &&
+                        CanScreen(packed_, 1);
+  if (screened && cached_->screen == nullptr) return false;  // to be packed first
+  return PlanBrief(n, codes(), dim(), ActiveSimdLevel(), screened && screen_pause_ == 0);
+}
+
 std::shared_ptr<const Codebook::Weighted> Codebook::ForWeights(const float* weights, bool screened) const {
-  std::vector<float> wanted(part_count(), 1.0f);
-  if (weights != nullptr) wanted.assign(weights, weights + part_count());
+  const std::vector<float> wanted = WeightsOr1(weights);
   std::lock_guard<std::mutex> lock(cache_mutex_);
   if (cached_ != nullptr && cached_weights_ == wanted && (!screened || cached_->screen != nullptr))
     return cached_;
@@ -156,17 +170,19 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const LookupKernels& kernels = ActiveLookup();
   const PanelView view{packed_.panel_codes.data(), weighted->norms.data(), dim()};
   const RowView rows{packed_.rows.data(), weighted->norms.data(), codes(), dim()};
-  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads(), !screened);
+  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads());
 
   // Distances of what was found for queries [first, first + queries.size()).
   const auto settle = [&](int64_t first, const QueryChunk& queries, const Candidate* best) {
-    constexpr int64_t kAhead = 4;  // rows of winners are wherever chance has put them
+    constexpr int64_t kAhead = 12;  // rows of winners are wherever chance has put them
     for (int64_t i = 0; i < queries.size(); i++) {
-      if (i + kAhead < queries.size() && best[(i + kAhead) * k].index > 0) {
-        const float* row = packed_.rows.data() + int64_t{best[(i + kAhead) * k].index} * dim();
-        for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
-      }
       for (int rank = 0; rank < k; rank++) {
+        const int64_t ahead = i * k + rank + kAhead;
+        if (ahead < queries.size() * k && best[ahead].index > 0) {
+          const float* row = packed_.rows.data() + int64_t{best[ahead].index} * dim();
+          for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
+          __builtin_prefetch(row + dim() - 1);
+        }
         const int64_t at = (first + i) * k + rank;
         const int32_t index = queries.scored(i) ? best[i * k + rank].index : kNoCode;
         out.indices[at] = index;
@@ -195,46 +211,53 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     }
   };
 
-  if (plan.split_codes) {
-    QueryChunk queries(kernels, spans, dim());
-    queries.Prepare(x, n);
-    queries.Transpose();
-    std::vector<std::vector<Candidate>> shares(plan.tasks, std::vector<Candidate>(n * k));
+  // Without the screen. When few queries are all there is, every thread takes a share of the codes.
+  const auto scan = [&](QueryChunk* queries, Candidate* best) {
+    queries->Transpose();
+    if (!plan.split_codes) {
+      TileScan(kernels, view, rows, k, plan.block_panels).Run(*queries, 0, packed_.panels, best, cancelled);
+      return;
+    }
+    const int64_t size = queries->size() * k;
+    std::vector<std::vector<Candidate>> shares(plan.tasks, std::vector<Candidate>(size));
     ParallelTasks(plan.tasks, [&](int64_t task) {
-      TileScan scan(kernels, view, rows, k, plan.block_panels);
-      const int64_t begin = task * plan.share;
-      scan.Run(queries, begin, std::min(packed_.panels, begin + plan.share), shares[task].data(), cancelled);
+      const int64_t begin = task * plan.share, end = std::min(packed_.panels, begin + plan.share);
+      TileScan(kernels, view, rows, k, plan.block_panels)
+          .Run(*queries, begin, end, shares[task].data(), cancelled);
     });
-    settle(0, queries, MergeShares(&shares, n, k));
-    return;
-  }
+    std::copy_n(MergeShares(&shares, queries->size(), k), size, best);
+  };
   std::atomic<bool> hopeless{false};
-  ParallelTasks(plan.tasks, [&](int64_t task) {
-    const int64_t begin = task * plan.share;
-    const int64_t size = std::min(plan.share, n - begin);
+  const auto look_up = [&](int64_t begin, int64_t size) {
     QueryChunk queries(kernels, spans, dim());
     queries.Prepare(x + begin * dim(), size);
     std::vector<Candidate> best(size * k);
-    TileScan plain(kernels, view, rows, k, plan.block_panels);
     if (screened) {
       std::vector<int32_t> fallen;
-      ScreenScan(*screen_, *weighted->screen, k, &counts_, &hopeless)
+      ScreenScan(*screen_, *weighted->screen, k, &counts_, &hopeless, plan.split_codes)
           .Run(queries, best.data(), &fallen, cancelled);
       if (!fallen.empty()) {
         QueryChunk rest(kernels, spans, dim());
         rest.Select(queries, fallen);
         std::vector<Candidate> found(fallen.size() * k);
-        plain.Run(rest, 0, packed_.panels, found.data(), cancelled);
+        scan(&rest, found.data());
         for (size_t i = 0; i < fallen.size(); i++) {
           std::copy_n(found.data() + i * k, k, best.data() + int64_t{fallen[i]} * k);
         }
       }
     } else {
-      queries.Transpose();
-      plain.Run(queries, 0, packed_.panels, best.data(), cancelled);
+      scan(&queries, best.data());
     }
     settle(begin, queries, best.data());
-  });
+  };
+  if (plan.split_codes) {
+    look_up(0, n);
+  } else {
+    ParallelTasks(plan.tasks, [&](int64_t task) {
+      const int64_t begin = task * plan.share;
+      look_up(begin, std::min(plan.share, n - begin));
+    });
+  }
   if (screened) {
     std::lock_guard<std::mutex> lock(cache_mutex_);
     screen_rest_ = hopeless ? std::min(kLongestScreenPause, 2 * screen_rest_ + 1) : 0;

@@ -56,6 +56,9 @@ class Codebook {
                int64_t n, int k, const float* weights, const NearestOutput& out,
                const CancelFlag& cancelled) const;
 
+  // Whether a lookup of n queries takes but tens of microseconds, with everything prepared that it needs.
+  bool IsBrief(int64_t n, const float* weights) const;
+
   // out[i] = row indices[i]; kNoCode and anything else out of range throws.
   void Gather(const int32_t* indices, int64_t n, float* out) const;  // [n][dim]
 
@@ -73,6 +76,7 @@ class Codebook {
 
   std::shared_ptr<const Weighted> ForWeights(const float* weights, bool screened) const;
   bool UseScreen(int64_t n, int k) const;
+  std::vector<float> WeightsOr1(const float* weights) const;
 
   const PackedCodes packed_;
   const ScreenMode screen_mode_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/lookup_kernels.h"
+#include "runtime/cpu_features.h"
 
 namespace tokenflow {
 
@@ -22,14 +23,12 @@ inline int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_rows, int threads,
-                             bool may_split_codes) {
+inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_rows, int threads) {
   LookupPlan plan;
   const int64_t group_bytes = int64_t{kPanelGroup} * kPanelCodes * dim * sizeof(float);
   plan.block_panels = std::max<int64_t>(1, kBlockBytes / group_bytes) * kPanelGroup;
   // A thread that gets less than two tiles of queries is better used on a share of the codes.
-  plan.split_codes =
-      may_split_codes && threads > 1 && queries < int64_t{2} * threads * tile_rows && panels > kPanelGroup;
+  plan.split_codes = threads > 1 && queries < int64_t{2} * threads * tile_rows && panels > kPanelGroup;
   if (plan.split_codes) {
     plan.share = RoundUp((panels + threads - 1) / threads, kPanelGroup);
     plan.tasks = (panels + plan.share - 1) / plan.share;
@@ -55,6 +54,12 @@ constexpr int64_t kScreenLeastQueries =
 inline bool PlanScreen(ScreenMode mode, int64_t codes, int dim, int64_t queries_so_far) {
   if (mode != ScreenMode::kAuto) return mode == ScreenMode::kAlways;
   return codes * dim >= kScreenLeastWork && queries_so_far >= kScreenLeastQueries;
+}
+
+// Whether a lookup takes less time than to wake another thread for it and be woken by it: some tens of microseconds.
+inline bool PlanBrief(int64_t queries, int64_t codes, int dim, SimdLevel level, bool screened) {
+  const int64_t most = level == SimdLevel::kScalar ? 1 << 16 : level == SimdLevel::kAvx2 ? 1 << 20 : 1 << 22;
+  return queries * codes * dim <= most * (screened ? 6 : 1);  // multiply-adds
 }
 
 }  // namespace tokenflow

@@ -5,17 +5,20 @@
 #include <utility>
 
 #include "codebook/plan.h"
+#include "runtime/parallel.h"
 
 namespace tokenflow {
 
 namespace {
 
 constexpr int64_t kBatchBytes =
-    16 << 20;                   // of block values, which very large codebooks would fill memory with
-constexpr int kMostBatch = 60;  // queries swept together; a multiple of every tile
-constexpr int64_t kSweepBytes = 24 << 10;  // codes that stay in the first-level cache while they pass
+    16 << 20;                    // of block values, which very large codebooks would fill memory with
+constexpr int kMostBatch = 120;  // queries swept together; a multiple of every tile
+constexpr int64_t kSweepBytes = 24 << 10;    // codes that stay in the first-level cache while they pass
+constexpr int64_t kScoredBytes = 256 << 10;  // of panels on their way into the second-level cache
 constexpr double kSharedScale = 0.85;
 constexpr int kSpanBlocks = kSpan * 16;
+constexpr int kFewestScored = 4;        // queries whose survivors are worth another thread
 constexpr double kLargestQuery = 1e15;  // |y + u| that the arithmetic below carries
 constexpr double kMarginMost = 1e9;     // of a block value, in int32
 
@@ -41,12 +44,12 @@ struct ScreenScan::Query {
   double rounding;       // rho / S
   double inverse_scale;  // 1 / S
   bool usable;           // false: leave it to the plain lookup
-  int32_t first, count;  // its survivors, in Scratch::survivors
+  int32_t first, count;  // its survivors, in Survivors
   int32_t scored;        // of them, so far
 };
 
-// Kept from call to call: it is large enough for its page faults to show.
-struct ScreenScan::Scratch {
+// What is kept of a batch. From call to call too: it is large enough for its page faults to show.
+struct ScreenScan::Batch {
   std::vector<int32_t> rows;                       // of the queries, by size
   std::vector<std::pair<float, int32_t>> by_size;  // size and row
   std::vector<float> sizes;                        // by query
@@ -56,23 +59,24 @@ struct ScreenScan::Scratch {
   AlignedVector<int32_t> words;                    // tile by tile, [words][rows]
   std::vector<int32_t> row_offsets;                // [batch]
   std::vector<float> inverse_scales;               // [batch]; the first of a tile counts
-  AlignedVector<RoundedSeeds> seeds;               // of the super-blocks that are swept together
   AlignedVector<int32_t> values;                   // [batch][stride]
   AlignedVector<int32_t> least;                    // [batch][spans][16]
-  std::vector<int32_t> survivors;                  // blocks, query by query
-  std::vector<int32_t> places, minima;
-  int32_t found[kSpanBlocks];
-  AlignedVector<LaneBest> bests;  // [batch]
-  AlignedVector<TopState> tops;   // [batch]
+  AlignedVector<LaneBest> bests;                   // [batch]
+  AlignedVector<TopState> tops;                    // [batch]
+};
 
-  static Scratch& OfThread() {
-    static thread_local Scratch scratch;
-    return scratch;
-  }
+// What one thread needs to choose and score what survives.
+struct ScreenScan::Survivors {
+  std::vector<int32_t> blocks;    // query by query
+  AlignedVector<int32_t> values;  // theirs, for the query in hand
+  std::vector<int32_t> others;    // likewise
+  std::vector<int32_t> places;    // of lanes
+  int32_t found[kSpanBlocks];
+  std::vector<ExactTask> tasks;
 };
 
 ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k, ScreenCounts* counts,
-                       std::atomic<bool>* hopeless)
+                       std::atomic<bool>* hopeless, bool together)
     : codes_(codes),
       norms_(norms),
       kernels_(*codes.kernels),
@@ -80,62 +84,73 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
       k_(k),
       counts_(counts),
       hopeless_(hopeless),
+      together_(together),
       spans_((codes.super_blocks + kSpan - 1) / kSpan),
       // An odd number of cache lines, so that the rows of a tile do not meet in the same cache sets.
       stride_((codes.super_blocks | 1) * 16),
-      batch_(BatchFor(stride_, codes.kernels->rows)),
-      scratch_(Scratch::OfThread()) {
-  scratch_.levels.resize(int64_t{batch_} * codes.words * kernels_.group);
-  scratch_.queries.resize(batch_);
-  scratch_.words.resize(int64_t{batch_} * codes.words);
-  scratch_.row_offsets.resize(batch_);
-  scratch_.inverse_scales.resize(batch_);
-  scratch_.values.resize(batch_ * stride_);
-  scratch_.least.resize(batch_ * spans_ * 16);
-  scratch_.places.resize(spans_ * 16);
-  if (k == 1) scratch_.bests.resize(batch_);
-  if (k > 1) scratch_.tops.resize(batch_);
-}
+      batch_size_(BatchFor(stride_, codes.kernels->rows)) {}
+
+ScreenScan::~ScreenScan() = default;
 
 void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int32_t>* fallen,
                      const CancelFlag& cancelled) {
-  Scratch& s = scratch_;
-  s.by_size.clear();
-  s.sizes.resize(queries.size());
-  s.shifted.resize(queries.size() * codes_.dim);
+  Batch& b = *batch_;
+  b.by_size.clear();
+  b.sizes.resize(queries.size());
+  b.shifted.resize(queries.size() * codes_.dim);
   for (int64_t i = 0; i < queries.size(); i++) {
     if (!queries.scored(i)) continue;
-    s.sizes[i] =
-        kernels_.shift(queries.y(i), norms_.shift.data(), codes_.dim, s.shifted.data() + i * codes_.dim);
-    s.by_size.push_back({s.sizes[i], static_cast<int32_t>(i)});
+    b.sizes[i] =
+        kernels_.shift(queries.y(i), norms_.shift.data(), codes_.dim, b.shifted.data() + i * codes_.dim);
+    b.by_size.push_back({b.sizes[i], static_cast<int32_t>(i)});
   }
-  std::sort(s.by_size.begin(), s.by_size.end());
-  s.rows.clear();
-  for (const auto& [size, row] : s.by_size) s.rows.push_back(row);
+  std::sort(b.by_size.begin(), b.by_size.end());
+  b.rows.clear();
+  for (const auto& [size, row] : b.by_size) b.rows.push_back(row);
+  const int most = static_cast<int>(std::min<int64_t>(batch_size_, static_cast<int64_t>(b.rows.size())));
+  b.levels.resize(int64_t{most} * codes_.words * kernels_.group);
+  b.queries.resize(most);
+  b.words.resize(int64_t{most} * codes_.words);
+  b.row_offsets.resize(most);
+  b.inverse_scales.resize(most);
+  b.values.resize(most * stride_);
+  b.least.resize(most * spans_ * 16);
+  if (k_ == 1) b.bests.resize(most);
+  if (k_ > 1) b.tops.resize(most);
+
+  const int64_t panel_bytes = int64_t{kPanelCodes} * codes_.dim * sizeof(float);
+  const int scored_together =
+      static_cast<int>(std::clamp<int64_t>(kScoredBytes / (k_ * panel_bytes), kFewestScored, kMostBatch));
   int64_t exact = 0, answered = 0;
-  for (size_t first = 0; first < s.rows.size(); first += batch_) {
+  for (size_t first = 0; first < b.rows.size(); first += batch_size_) {
     if (cancelled.load(std::memory_order_relaxed)) break;
-    const int32_t* rows = s.rows.data() + first;
-    const int count = static_cast<int>(std::min<int64_t>(batch_, s.rows.size() - first));
+    const int32_t* rows = b.rows.data() + first;
+    const int count = static_cast<int>(std::min<int64_t>(batch_size_, b.rows.size() - first));
     if (hopeless_->load(std::memory_order_relaxed)) {
       fallen->insert(fallen->end(), rows, rows + count);
       continue;
     }
     Quantise(queries, rows, count);
-    Sweep(count);
-    // Pass by pass over the batch, so that what one pass prefetches has arrived when the next one needs it.
-    s.survivors.clear();
-    for (int i = 0; i < count; i++) FindSurvivors(&s.queries[i], i);
-    for (int i = 0; i < count; i++) ScoreFirst(&s.queries[i], i, queries.y(rows[i]));
+    std::fill_n(b.least.data(), count * spans_ * 16, INT32_MAX);
+    const auto sweep = [&](int, int64_t begin, int64_t end) { Sweep(begin, end, count); };
+    const auto score = [&](int, int64_t begin, int64_t end) {
+      Score(queries, rows, static_cast<int>(begin), static_cast<int>(end), best);
+    };
+    if (together_) {
+      ParallelRanges(spans_, 1, sweep);
+      ParallelRanges(count, kFewestScored, score);
+    } else {
+      sweep(0, 0, spans_);
+      for (int i = 0; i < count; i += scored_together) score(0, i, std::min(count, i + scored_together));
+    }
     int failed = 0;
     for (int i = 0; i < count; i++) {
-      if (!s.queries[i].usable) {
+      if (!b.queries[i].usable) {
         fallen->push_back(rows[i]);
         failed++;
         continue;
       }
-      ScoreRest(s.queries[i], i, queries.y(rows[i]), best + int64_t{rows[i]} * k_);
-      exact += int64_t{s.queries[i].count} * kBlockCodes;
+      exact += int64_t{b.queries[i].count} * kBlockCodes;
       answered++;
     }
     if (2 * failed > count && count >= kernels_.rows) hopeless_->store(true, std::memory_order_relaxed);
@@ -145,7 +160,7 @@ void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int
 }
 
 void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int count) {
-  Scratch& s = scratch_;
+  Batch& b = *batch_;
   const int dim = codes_.dim, group = kernels_.group;
   const int row_bytes = codes_.words * group;
   const int last = (count - 1) / kernels_.rows * kernels_.rows;
@@ -154,7 +169,7 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
     const int tile = std::min(kernels_.rows, count - first);
     // One scale for the tile, large enough for the sums to fit.
     double size = 0;
-    for (int r = 0; r < tile; r++) size = std::max<double>(size, s.sizes[rows[first + r]]);
+    for (int r = 0; r < tile; r++) size = std::max<double>(size, b.sizes[rows[first + r]]);
     double scale = std::max({size / 127, norms_.seed_most / (codes_.step * (1 << 28)), 1e-18});
     if (!kernels_.wide) {
       const double norm = size * std::sqrt(static_cast<double>(dim));  // at least |y'|
@@ -167,10 +182,10 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
     for (int r = 0; r < tile; r++) {
       const int place = first + r;
       const float* y = queries.y(rows[place]);
-      int8_t* q = s.levels.data() + place * row_bytes;
+      int8_t* q = b.levels.data() + place * row_bytes;
       std::fill(q + dim, q + row_bytes, int8_t{0});
       QuantisedQuery measured;
-      kernels_.quantise(y, s.shifted.data() + int64_t{rows[place]} * dim, norms_.shift.data(),
+      kernels_.quantise(y, b.shifted.data() + int64_t{rows[place]} * dim, norms_.shift.data(),
                         codes_.centre.data(), dim, scale, q, &measured);
 
       const double y_norm = measured.y_norm * (1 + 1e-9), q_norm = measured.q_norm * (1 + 1e-9);
@@ -182,7 +197,7 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
                            1e-12 * ((y_norm + norms_.shift_norm) * codes_.centre_norm + norms_.norm_most +
                                     norms_.shift_norm * codes_.element_most + norms_.seed_most);
       const int64_t unsigned_sum = int64_t{kernels_.code_limit + 1} * measured.sum;
-      Query& query = s.queries[place];
+      Query& query = b.queries[place];
       query.inverse_scale = 1 / combined;
       query.margin = error / combined;
       query.rounding = rho / combined;
@@ -191,120 +206,197 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
           (q_norm * (codes_.element_most + codes_.residual_most) + norms_.seed_most) / combined;
       query.usable = size < kLargestQuery && query.margin + query.rounding < kMarginMost / 4 &&
                      most_sum < (kernels_.wide ? kMarginMost : 32700);
-      s.row_offsets[place] = kernels_.wide ? 0 : static_cast<int32_t>(-unsigned_sum);
-      s.inverse_scales[place] = static_cast<float>(1 / combined);
+      b.row_offsets[place] = kernels_.wide ? 0 : static_cast<int32_t>(-unsigned_sum);
+      b.inverse_scales[place] = static_cast<float>(1 / combined);
     }
-    int32_t* words = s.words.data() + int64_t{first} * codes_.words;
+    int32_t* words = b.words.data() + int64_t{first} * codes_.words;
     for (int r = 0; r < tile; r++) {
-      kernels_.join(s.levels.data() + (first + r) * row_bytes, codes_.words, words + r, tile);
+      kernels_.join(b.levels.data() + (first + r) * row_bytes, codes_.words, words + r, tile);
     }
   }
 }
 
-void ScreenScan::Sweep(int count) {
-  Scratch& s = scratch_;
+void ScreenScan::Sweep(int64_t begin, int64_t end, int count) {
+  Batch& b = *batch_;
   const ScreenView view{codes_.bytes.data(), codes_.words};
-  std::fill_n(s.least.data(), count * spans_ * 16, INT32_MAX);
   const int64_t super_bytes = int64_t{kSuperBlock} * codes_.words * kernels_.group;
   int64_t together = kSpan;
   while (together > 1 && together * super_bytes > kSweepBytes) together /= 2;
-  s.seeds.resize(together);
-  for (int64_t super = 0; super < codes_.super_blocks; super += together) {
-    const int64_t end = std::min(codes_.super_blocks, super + together);
+  Kept<AlignedVector<RoundedSeeds>> seeds;  // of the super-blocks that are swept together
+  seeds->resize(together);
+  const int64_t supers = std::min(codes_.super_blocks, end * kSpan);
+  for (int64_t super = begin * kSpan; super < supers; super += together) {
+    const int64_t last = std::min(supers, super + together);
     const int64_t span = super / kSpan;
     float rounded_for = 0.0f;
     for (int first = 0; first < count; first += kernels_.rows) {
       const int tile = std::min(kernels_.rows, count - first);
-      if (s.inverse_scales[first] != rounded_for) {
-        rounded_for = s.inverse_scales[first];
-        kernels_.round_seeds(norms_.seeds.data() + super * kSuperBlock, end - super, rounded_for,
-                             s.seeds.data());
+      if (b.inverse_scales[first] != rounded_for) {
+        rounded_for = b.inverse_scales[first];
+        kernels_.round_seeds(norms_.seeds.data() + super * kSuperBlock, last - super, rounded_for,
+                             seeds->data());
       }
-      kernels_.sweep[tile](view, super, end, s.words.data() + int64_t{first} * codes_.words,
-                           s.row_offsets.data() + first, s.seeds.data(),
-                           s.values.data() + first * stride_ + super * 16, stride_,
-                           s.least.data() + (first * spans_ + span) * 16, spans_ * 16);
+      kernels_.sweep[tile](view, super, last, b.words.data() + int64_t{first} * codes_.words,
+                           b.row_offsets.data() + first, seeds->data(),
+                           b.values.data() + first * stride_ + super * 16, stride_,
+                           b.least.data() + (first * spans_ + span) * 16, spans_ * 16);
     }
   }
 }
 
-void ScreenScan::FindSurvivors(Query* query, int place) {
-  Scratch& s = scratch_;
-  query->first = static_cast<int32_t>(s.survivors.size());
+// Step by step over all the queries, so that what one step prefetches has arrived when the next one needs it, and the
+// chains of several overlap.
+void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin, int end, Candidate* best) {
+  Batch& b = *batch_;
+  const Kept<Survivors> survivors;
+  Survivors& s = *survivors;
+  const auto add_tasks = [&](const Query& query, int place, int from, int to) {
+    const float* y = queries.y(rows[place]);
+    for (int i = from; i < to; i++) s.tasks.push_back({y, s.blocks[query.first + i], place});
+    Prefetch(s.blocks.data() + query.first + from, to - from);
+  };
+  const auto score_tasks = [&] {
+    const int count = static_cast<int>(s.tasks.size());
+    if (k_ == 1) kernels_.exact_best(exact_, s.tasks.data(), count, b.bests.data());
+    if (k_ > 1) kernels_.exact_top(exact_, s.tasks.data(), count, b.tops.data());
+    s.tasks.clear();
+  };
+
+  s.blocks.clear();
+  for (int place = begin; place < end; place++) {
+    Query& query = b.queries[place];
+    FindSurvivors(&query, place, &s);
+    if (query.usable) add_tasks(query, place, 0, query.scored);
+  }
+  score_tasks();
+  for (int place = begin; place < end; place++) {
+    Query& query = b.queries[place];
+    if (!query.usable) continue;
+    DropBeaten(&query, place, &s);
+    if (query.usable) add_tasks(query, place, query.scored, query.count);
+  }
+  score_tasks();
+  for (int place = begin; place < end; place++) {
+    if (!b.queries[place].usable) continue;
+    Candidate* found = best + int64_t{rows[place]} * k_;
+    if (k_ > 1) {
+      FinishTop(&b.tops[place], found);
+      continue;
+    }
+    *found = kernels_.best_of(b.bests[place]);
+    if (!(found->score < INFINITY)) *found = {INFINITY, kNoCode};
+  }
+}
+
+// A bound that at least `least` of the values do not exceed, within `tolerance` of the lowest there is.
+int32_t ScreenScan::Bound(const int32_t* values, int64_t count, int least, double tolerance) const {
+  const int64_t lowest = kernels_.minimum(values, count);
+  if (least == 1) return static_cast<int32_t>(lowest);
+  const auto enough = [&](int64_t bound) {
+    return kernels_.count_at_most(values, count, static_cast<int32_t>(bound)) >= least;
+  };
+  int64_t step = std::max<int64_t>(1, static_cast<int64_t>(tolerance));
+  int64_t low = lowest, high = lowest + step;  // too few at `low`
+  while (high < INT32_MAX && !enough(high)) {
+    low = high;
+    step *= 2;
+    high = std::min<int64_t>(INT32_MAX, high + step);
+  }
+  while (high - low > std::max(1.0, tolerance)) {
+    const int64_t middle = low + (high - low) / 2;
+    (enough(middle) ? high : low) = middle;
+  }
+  return static_cast<int32_t>(high);
+}
+
+void ScreenScan::FindSurvivors(Query* query, int place, Survivors* s) const {
+  query->first = static_cast<int32_t>(s->blocks.size());
   query->count = query->scored = 0;
   if (!query->usable) return;
-  const int32_t* least = s.least.data() + place * spans_ * 16;
-  const int32_t* values = s.values.data() + place * stride_;
+  Batch& b = *batch_;
+  const int32_t* least = b.least.data() + place * spans_ * 16;
+  const int32_t* values = b.values.data() + place * stride_;
+  const double margin = 2 * (query->margin + query->rounding) + 1e-3;
+  const double tolerance = query->margin / 16;
 
-  // The k-th smallest of k distinct codes: of lane minima, each the value of a code of its own. The last span
-  // may repeat a code to fill up.
-  int32_t bound;
-  if (k_ == 1) {
-    bound = kernels_.minimum(least, spans_ * 16);
-  } else {
-    s.minima.assign(least, least + codes_.codes / (kSpan * kSuperBlock) * 16);
-    std::nth_element(s.minima.begin(), s.minima.begin() + k_ - 1, s.minima.end());
-    bound = s.minima[k_ - 1];
-  }
-  const int32_t threshold = Threshold(bound + 2 * (query->margin + query->rounding) + 1e-3);
-  const int lanes = kernels_.scan(least, spans_ * 16, threshold, s.places.data());
+  // Of k distinct codes: lane minima are values of codes of their own. The last span may repeat a code to fill up.
+  const int64_t lanes = k_ == 1 ? spans_ * 16 : codes_.codes / (kSpan * kSuperBlock) * 16;
+  const int32_t threshold = Threshold(Bound(least, lanes, k_, tolerance) + margin);
+  s->places.resize(spans_ * 16);
+  const int found_lanes = kernels_.scan(least, spans_ * 16, threshold, s->places.data());
   const int64_t limit = 4 * MostSurvivors(codes_.blocks);
-  for (int i = 0; i < lanes;) {
-    const int64_t span = s.places[i] / 16;
-    while (i < lanes && s.places[i] / 16 == span) i++;
+  for (int i = 0; i < found_lanes;) {
+    const int64_t span = s->places[i] / 16;
+    while (i < found_lanes && s->places[i] / 16 == span) i++;
     // A span's blocks, of which the last may be but fillers: they repeat the last code.
     const int64_t begin = span * kSpanBlocks,
                   size = std::min<int64_t>(kSpanBlocks, codes_.super_blocks * 16 - begin);
-    const int count = kernels_.scan(values + begin, size, threshold, s.found);
+    const int count = kernels_.scan(values + begin, size, threshold, s->found);
     for (int at = 0; at < count; at++) {
-      const int32_t block = static_cast<int32_t>(begin) + s.found[at];
-      if (block < codes_.blocks) s.survivors.push_back(block);
+      const int32_t block = static_cast<int32_t>(begin) + s->found[at];
+      if (block < codes_.blocks) s->blocks.push_back(block);
     }
-    if (static_cast<int64_t>(s.survivors.size()) - query->first > limit) {
+    if (static_cast<int64_t>(s->blocks.size()) - query->first > limit) {
       query->usable = false;
-      s.survivors.resize(query->first);
+      s->blocks.resize(query->first);
       return;
     }
   }
-  query->count = static_cast<int32_t>(s.survivors.size()) - query->first;
+  query->count = static_cast<int32_t>(s->blocks.size()) - query->first;
+  int32_t* blocks = s->blocks.data() + query->first;
   // The best first: their exact scores are what the others are held against.
-  int32_t* blocks = s.survivors.data() + query->first;
   if (k_ == 1) {
     int closest = 0;
     for (int i = 1; i < query->count; i++)
       closest = values[blocks[i]] < values[blocks[closest]] ? i : closest;
     std::swap(blocks[0], blocks[closest]);
-  } else {
-    std::sort(blocks, blocks + query->count,
-              [values](int32_t a, int32_t b) { return values[a] < values[b]; });
-  }
-  Prefetch(blocks, std::min(k_, query->count));
-}
-
-void ScreenScan::ScoreFirst(Query* query, int place, const float* y) {
-  if (!query->usable) return;
-  Scratch& s = scratch_;
-  int32_t* blocks = s.survivors.data() + query->first;
-  query->scored = std::min(k_, query->count);
-  float worst;  // the exact score that a survivor must reach
-  if (k_ == 1) {
-    LaneBest& best = s.bests[place];
+    query->scored = 1;
+    LaneBest& best = b.bests[place];
     std::fill(best.score, best.score + 16, INFINITY);
     std::fill(best.index, best.index + 16, INT32_MAX);
-    kernels_.exact_best(exact_, blocks, query->scored, y, &best);
-    worst = kernels_.best_of(best).score;
+    return;
+  }
+  // The blocks' own minima bound the k-th best more tightly than those of whole lanes.
+  s->values.assign(RoundUp(query->count, 16), INT32_MAX);
+  for (int i = 0; i < query->count; i++) s->values[i] = values[blocks[i]];
+  const int32_t bound = Bound(s->values.data(), static_cast<int64_t>(s->values.size()), k_, tolerance);
+  const int32_t tighter = Threshold(bound + margin);
+  s->others.clear();
+  for (int i = 0; i < query->count; i++) {
+    if (s->values[i] <= bound) {
+      blocks[query->scored++] = blocks[i];
+    } else if (s->values[i] <= tighter) {
+      s->others.push_back(blocks[i]);
+    }
+  }
+  std::copy(s->others.begin(), s->others.end(), blocks + query->scored);
+  query->count = query->scored + static_cast<int32_t>(s->others.size());
+  s->blocks.resize(query->first + query->count);
+
+  TopState& top = b.tops[place];
+  StartTop(&top, k_);
+  const double most = (bound + query->offset + query->margin + query->rounding) / query->inverse_scale;
+  const double slack = 1e-6 * (std::fabs(bound) + std::fabs(query->offset) + 1) / query->inverse_scale;
+  const float highest = static_cast<float>(most + slack);
+  if (highest < INFINITY) top.threshold = std::nextafter(highest, INFINITY);
+}
+
+void ScreenScan::DropBeaten(Query* query, int place, Survivors* s) const {
+  Batch& b = *batch_;
+  float worst;  // the exact score that a survivor must reach
+  if (k_ == 1) {
+    worst = kernels_.best_of(b.bests[place]).score;
   } else {
-    TopState& top = s.tops[place];
-    StartTop(&top, k_);
-    kernels_.exact_top(exact_, blocks, query->scored, y, &top);
+    TopState& top = b.tops[place];
     CutTop(&top);
-    worst = top.threshold;
+    worst = top.count == k_ ? top.threshold : INFINITY;
   }
   if (!(worst < INFINITY)) {
     query->usable = false;  // scores that are not finite: outside what the margin covers
     return;
   }
-  const int32_t* values = s.values.data() + place * stride_;
+  int32_t* blocks = s->blocks.data() + query->first;
+  const int32_t* values = b.values.data() + place * stride_;
   const double reach = worst * query->inverse_scale + query->rounding - query->offset + query->margin;
   const double slack = 1e-9 * (std::fabs(worst * query->inverse_scale) + std::fabs(query->offset)) + 1e-3;
   const int32_t threshold = Threshold(reach + slack);
@@ -315,22 +407,6 @@ void ScreenScan::ScoreFirst(Query* query, int place, const float* y) {
   }
   query->count = kept;
   query->usable = kept <= MostSurvivors(codes_.blocks);
-  if (query->usable) Prefetch(blocks + query->scored, kept - query->scored);
-}
-
-void ScreenScan::ScoreRest(const Query& query, int place, const float* y, Candidate* best) {
-  Scratch& s = scratch_;
-  const int32_t* blocks = s.survivors.data() + query.first + query.scored;
-  const int count = query.count - query.scored;
-  if (k_ > 1) {
-    if (count > 0) kernels_.exact_top(exact_, blocks, count, y, &s.tops[place]);
-    FinishTop(&s.tops[place], best);
-    return;
-  }
-  LaneBest& lanes = s.bests[place];
-  if (count > 0) kernels_.exact_best(exact_, blocks, count, y, &lanes);
-  *best = kernels_.best_of(lanes);
-  if (!(best->score < INFINITY)) *best = {INFINITY, kNoCode};
 }
 
 void ScreenScan::Prefetch(const int32_t* blocks, int count) const {

@@ -23,6 +23,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "codebook/kept.h"
 #include "codebook/pack.h"
 #include "codebook/tile_scan.h"
 #include "cpu/screen_kernels.h"
@@ -78,12 +79,14 @@ struct ScreenCounts {
   std::atomic<int64_t> exact_scores{0};  // codes scored exactly for those
 };
 
-// The screened lookup of one thread.
+// A screened lookup.
 class ScreenScan {
  public:
-  // `hopeless` is shared by the tasks of a call: set once most of a batch had to fall back.
+  // `hopeless` is shared by the tasks of a call: set once most of a batch had to fall back. `together`: all threads work
+  // on each batch, for queries that are too few to be shared out; otherwise the calling one alone.
   ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k, ScreenCounts* counts,
-             std::atomic<bool>* hopeless);
+             std::atomic<bool>* hopeless, bool together);
+  ~ScreenScan();
 
   // The k best codes of every query that is scored, in order. Queries left to the plain lookup are appended
   // to `fallen` instead.
@@ -92,13 +95,15 @@ class ScreenScan {
 
  private:
   struct Query;
-  struct Scratch;
+  struct Batch;
+  struct Survivors;
 
   void Quantise(const QueryChunk& queries, const int32_t* rows, int count);
-  void Sweep(int count);
-  void FindSurvivors(Query* query, int place);
-  void ScoreFirst(Query* query, int place, const float* y);
-  void ScoreRest(const Query& query, int place, const float* y, Candidate* best);
+  void Sweep(int64_t begin, int64_t end, int count);                                                // spans
+  void Score(const QueryChunk& queries, const int32_t* rows, int begin, int end, Candidate* best);  // places
+  void FindSurvivors(Query* query, int place, Survivors* s) const;
+  void DropBeaten(Query* query, int place, Survivors* s) const;
+  int32_t Bound(const int32_t* values, int64_t count, int least, double tolerance) const;
   void Prefetch(const int32_t* blocks, int count) const;
 
   const ScreenCodes& codes_;
@@ -108,10 +113,11 @@ class ScreenScan {
   const int k_;
   ScreenCounts* const counts_;
   std::atomic<bool>* const hopeless_;
+  const bool together_;
   const int64_t spans_;   // of kSpan super-blocks
   const int64_t stride_;  // of a query's block values
-  const int batch_;       // queries swept together
-  Scratch& scratch_;      // this thread's
+  const int batch_size_;       // queries swept together
+  Kept<Batch> batch_;
 };
 
 }  // namespace tokenflow

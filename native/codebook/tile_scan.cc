@@ -31,7 +31,6 @@ void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows
     std::copy_n(from.seen(rows[i]), dim_, rows_->seen.data() + i * dim_);
     std::copy_n(from.y(rows[i]), dim_, rows_->y.data() + i * dim_);
   }
-  Transpose();
 }
 
 void QueryChunk::Transpose() {

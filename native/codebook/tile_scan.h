@@ -18,7 +18,7 @@ class QueryChunk {
 
   void Prepare(const float* x, int64_t n);  // [n][dim]
   void Transpose();                         // makes tiles, which a plain scan needs
-  // Some rows of another chunk, as they are there, and their tiles.
+  // Some rows of another chunk, as they are there.
   void Select(const QueryChunk& from, const std::vector<int32_t>& rows);
 
   int64_t size() const { return size_; }

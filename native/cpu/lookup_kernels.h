@@ -49,7 +49,7 @@ struct TopState {
   static constexpr int kCapacity =
       kLimit + kPanelCodes * kPanelGroup + 16;  // + one tile + slack of a vector store
 
-  float threshold;  // the k-th best score known
+  float threshold;  // no score above it is among the k best
   int32_t count, k, limit;
   float scores[kCapacity];
   int32_t indices[kCapacity];

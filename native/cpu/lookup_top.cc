@@ -41,13 +41,13 @@ void CutTop(TopState* top) {
   uint64_t keys[TopState::kCapacity];
   for (int i = 0; i < top->count; i++) keys[i] = OrderKey(top->scores[i], top->indices[i]);
   const int kept = std::min(top->count, top->k);
-  std::partial_sort(keys, keys + kept, keys + top->count);
+  if (!std::is_sorted(keys, keys + top->count)) std::partial_sort(keys, keys + kept, keys + top->count);
   for (int i = 0; i < kept; i++) {
     top->scores[i] = ScoreOfKey(keys[i]);
     top->indices[i] = static_cast<int32_t>(static_cast<uint32_t>(keys[i]));
   }
   top->count = kept;
-  if (kept == top->k) top->threshold = top->scores[kept - 1];
+  if (kept == top->k) top->threshold = std::min(top->threshold, top->scores[kept - 1]);
 }
 
 void FinishTop(TopState* top, Candidate* best) {

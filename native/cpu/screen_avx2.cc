@@ -132,6 +132,12 @@ int32_t Minimum(const int32_t* values, int64_t count) {
   return least;
 }
 
+int64_t CountAtMost(const int32_t* values, int64_t count, int32_t threshold) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < count; i++) found += values[i] <= threshold;
+  return found;
+}
+
 // The pair twice over, since lanes are pairs of 16 bits and a broadcast has 32.
 void Join(const int8_t* q, int count, int32_t* words, int stride) {
   for (int word = 0; word < count; word++) {
@@ -154,38 +160,65 @@ int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* place
   return found;
 }
 
-// Scores of a panel: two vectors of 8.
-inline __attribute__((always_inline)) void ScorePanel(const ExactView& view, int32_t block, const float* y,
-                                                      __m256 (&score)[2]) {
+// Scores of several panels at once, so that their chains overlap: two vectors of 8 each.
+template <int kCount>
+inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, const ExactTask* tasks,
+                                                       __m256 (&score)[kCount][2]) {
   const int dim = view.panels.dim;
-  const float* code = view.panels.codes + int64_t{block} * kPanelCodes * dim;
-  score[0] = _mm256_load_ps(view.panels.norms + int64_t{block} * kPanelCodes);
-  score[1] = _mm256_load_ps(view.panels.norms + int64_t{block} * kPanelCodes + 8);
+  const float* code[kCount];
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; i++) {
+    code[i] = view.panels.codes + int64_t{tasks[i].block} * kPanelCodes * dim;
+    score[i][0] = _mm256_load_ps(view.panels.norms + int64_t{tasks[i].block} * kPanelCodes);
+    score[i][1] = _mm256_load_ps(view.panels.norms + int64_t{tasks[i].block} * kPanelCodes + 8);
+  }
+#pragma GCC unroll 1
   for (int k = 0; k < dim; k++) {
-    const __m256 element = _mm256_broadcast_ss(y + k);
-    score[0] = _mm256_fmadd_ps(element, _mm256_load_ps(code + k * kPanelCodes), score[0]);
-    score[1] = _mm256_fmadd_ps(element, _mm256_load_ps(code + k * kPanelCodes + 8), score[1]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kCount; i++) {
+      const __m256 element = _mm256_broadcast_ss(tasks[i].y + k);
+      score[i][0] = _mm256_fmadd_ps(element, _mm256_load_ps(code[i] + k * kPanelCodes), score[i][0]);
+      score[i][1] = _mm256_fmadd_ps(element, _mm256_load_ps(code[i] + k * kPanelCodes + 8), score[i][1]);
+    }
   }
 }
 
-void ExactBest(const ExactView& view, const int32_t* blocks, int count, const float* y, LaneBest* best) {
-  for (int i = 0; i < count; i++) {
-    __m256 score[2];
-    ScorePanel(view, blocks[i], y, score);
-    for (int v = 0; v < 2; v++) {
-      const __m256i index = _mm256_load_si256(
-          reinterpret_cast<const __m256i*>(view.indices + int64_t{blocks[i]} * kPanelCodes + v * 8));
-      const __m256 best_score = _mm256_load_ps(best->score + v * 8);
-      const __m256i best_index = _mm256_load_si256(reinterpret_cast<const __m256i*>(best->index + v * 8));
-      const __m256 less = _mm256_cmp_ps(score[v], best_score, _CMP_LT_OQ);
-      const __m256 equal = _mm256_cmp_ps(score[v], best_score, _CMP_EQ_OQ);
-      const __m256 lower = _mm256_castsi256_ps(_mm256_cmpgt_epi32(best_index, index));
-      const __m256 before = _mm256_or_ps(less, _mm256_and_ps(equal, lower));
-      _mm256_store_ps(best->score + v * 8, _mm256_blendv_ps(best_score, score[v], before));
-      _mm256_store_ps(reinterpret_cast<float*>(best->index + v * 8),
-                      _mm256_blendv_ps(_mm256_castsi256_ps(best_index), _mm256_castsi256_ps(index), before));
-    }
+// Calls use(task, scores) for each task.
+template <class Use>
+inline __attribute__((always_inline)) void ForScores(const ExactView& view, const ExactTask* tasks, int count,
+                                                     Use use) {
+  int first = 0;
+  for (; first + 4 <= count; first += 4) {
+    __m256 score[4][2];
+    ScorePanels(view, tasks + first, score);
+    for (int i = 0; i < 4; i++) use(tasks[first + i], score[i]);
   }
+  for (; first < count; first++) {
+    __m256 score[1][2];
+    ScorePanels(view, tasks + first, score);
+    use(tasks[first], score[0]);
+  }
+}
+
+void ExactBest(const ExactView& view, const ExactTask* tasks, int count, LaneBest* bests) {
+  ForScores(
+      view, tasks, count, [&](const ExactTask& task, __m256(&score)[2]) __attribute__((always_inline)) {
+        LaneBest* best = bests + task.place;
+        for (int v = 0; v < 2; v++) {
+          const __m256i index = _mm256_load_si256(
+              reinterpret_cast<const __m256i*>(view.indices + int64_t{task.block} * kPanelCodes + v * 8));
+          const __m256 best_score = _mm256_load_ps(best->score + v * 8);
+          const __m256i best_index = _mm256_load_si256(reinterpret_cast<const __m256i*>(best->index + v * 8));
+          const __m256 less = _mm256_cmp_ps(score[v], best_score, _CMP_LT_OQ);
+          const __m256 equal = _mm256_cmp_ps(score[v], best_score, _CMP_EQ_OQ);
+          const __m256 lower = _mm256_castsi256_ps(_mm256_cmpgt_epi32(best_index, index));
+          const __m256 before = _mm256_or_ps(less, _mm256_and_ps(equal, lower));
+          _mm256_store_ps(best->score + v * 8, _mm256_blendv_ps(best_score, score[v], before));
+          _mm256_store_ps(
+              reinterpret_cast<float*>(best->index + v * 8),
+              _mm256_blendv_ps(_mm256_castsi256_ps(best_index), _mm256_castsi256_ps(index), before));
+        }
+      });
 }
 
 Candidate BestOf(const LaneBest& lanes) {
@@ -198,22 +231,22 @@ Candidate BestOf(const LaneBest& lanes) {
   return best;
 }
 
-void ExactTop(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top) {
-  for (int i = 0; i < count; i++) {
-    __m256 score[2];
-    ScorePanel(view, blocks[i], y, score);
-    alignas(32) float scores[kPanelCodes];
-    _mm256_store_ps(scores, score[0]);
-    _mm256_store_ps(scores + 8, score[1]);
-    const int32_t* indices = view.indices + int64_t{blocks[i]} * kPanelCodes;
-    for (int lane = 0; lane < kPanelCodes; lane++) {
-      // Equal scores too: the order of the codes here is not that of their indices.
-      if (!(scores[lane] <= top->threshold) || !(scores[lane] < __builtin_inff())) continue;
-      top->scores[top->count] = scores[lane];
-      top->indices[top->count++] = indices[lane];
-    }
-    if (top->count > top->limit) CutTop(top);
-  }
+void ExactTop(const ExactView& view, const ExactTask* tasks, int count, TopState* tops) {
+  ForScores(
+      view, tasks, count, [&](const ExactTask& task, __m256(&score)[2]) __attribute__((always_inline)) {
+        TopState* top = tops + task.place;
+        alignas(32) float scores[kPanelCodes];
+        _mm256_store_ps(scores, score[0]);
+        _mm256_store_ps(scores + 8, score[1]);
+        const int32_t* indices = view.indices + int64_t{task.block} * kPanelCodes;
+        for (int lane = 0; lane < kPanelCodes; lane++) {
+          // Equal scores too: the order of the codes here is not that of their indices.
+          if (!(scores[lane] <= top->threshold) || !(scores[lane] < __builtin_inff())) continue;
+          top->scores[top->count] = scores[lane];
+          top->indices[top->count++] = indices[lane];
+        }
+        if (top->count > top->limit) CutTop(top);
+      });
 }
 
 }  // namespace
@@ -232,6 +265,7 @@ const ScreenKernels& Avx2Screen() {
       QuantiseQuery,
       Join,
       Minimum,
+      CountAtMost,
       Scan,
       BestOf,
       ExactBest,

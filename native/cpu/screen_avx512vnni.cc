@@ -135,6 +135,15 @@ int32_t Minimum(const int32_t* values, int64_t count) {
   return _mm512_reduce_min_epi32(least);
 }
 
+int64_t CountAtMost(const int32_t* values, int64_t count, int32_t threshold) {
+  const __m512i limit = _mm512_set1_epi32(threshold);
+  int64_t found = 0;
+  for (int64_t at = 0; at < count; at += 16) {
+    found += __builtin_popcount(_mm512_cmple_epi32_mask(_mm512_loadu_si512(values + at), limit));
+  }
+  return found;
+}
+
 int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* places) {
   const __m512i limit = _mm512_set1_epi32(threshold);
   int found = 0;
@@ -150,33 +159,36 @@ int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* place
   return found;
 }
 
-// Scores of up to 4 panels at once, so that their chains overlap.
+// Scores of several panels at once, so that their chains overlap.
 template <int kCount>
-inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, const int32_t* blocks,
-                                                       const float* y, __m512 (&score)[kCount]) {
+inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, const ExactTask* tasks,
+                                                       __m512 (&score)[kCount]) {
   const int dim = view.panels.dim;
   const float* code[kCount];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < kCount; i++) {
-    code[i] = view.panels.codes + int64_t{blocks[i]} * kPanelCodes * dim;
-    score[i] = _mm512_load_ps(view.panels.norms + int64_t{blocks[i]} * kPanelCodes);
+    code[i] = view.panels.codes + int64_t{tasks[i].block} * kPanelCodes * dim;
+    score[i] = _mm512_load_ps(view.panels.norms + int64_t{tasks[i].block} * kPanelCodes);
   }
+#pragma GCC unroll 1
   for (int k = 0; k < dim; k++) {
-    const __m512 element = _mm512_set1_ps(y[k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kCount; i++) {
-      score[i] = _mm512_fmadd_ps(element, _mm512_load_ps(code[i] + k * kPanelCodes), score[i]);
+      score[i] =
+          _mm512_fmadd_ps(_mm512_set1_ps(tasks[i].y[k]), _mm512_load_ps(code[i] + k * kPanelCodes), score[i]);
     }
   }
 }
 
+// Calls use(task, scores, indices) for each task.
 template <class Use>
-inline __attribute__((always_inline)) void ForScores(const ExactView& view, const int32_t* blocks, int count,
-                                                     const float* y, Use use) {
+inline __attribute__((always_inline)) void ForScores(const ExactView& view, const ExactTask* tasks, int count,
+                                                     Use use) {
   const auto pass = [&](auto& score, int first, int size) __attribute__((always_inline)) {
-    ScorePanels(view, blocks + first, y, score);
+    ScorePanels(view, tasks + first, score);
     for (int i = 0; i < size; i++) {
-      use(score[i], _mm512_load_si512(view.indices + int64_t{blocks[first + i]} * kPanelCodes));
+      const ExactTask& task = tasks[first + i];
+      use(task, score[i], _mm512_load_si512(view.indices + int64_t{task.block} * kPanelCodes));
     }
   };
   int first = 0;
@@ -184,29 +196,25 @@ inline __attribute__((always_inline)) void ForScores(const ExactView& view, cons
     __m512 score[4];
     pass(score, first, 4);
   }
-  for (; first + 2 <= count; first += 2) {
-    __m512 score[2];
-    pass(score, first, 2);
-  }
-  if (first < count) {
+  for (; first < count; first++) {
     __m512 score[1];
     pass(score, first, 1);
   }
 }
 
-void ExactBest(const ExactView& view, const int32_t* blocks, int count, const float* y, LaneBest* best) {
-  __m512 best_score = _mm512_load_ps(best->score);
-  __m512i best_index = _mm512_load_si512(best->index);
+void ExactBest(const ExactView& view, const ExactTask* tasks, int count, LaneBest* bests) {
   ForScores(
-      view, blocks, count, y, [&](__m512 score, __m512i index) __attribute__((always_inline)) {
+      view, tasks,
+      count, [&](const ExactTask& task, __m512 score, __m512i index) __attribute__((always_inline)) {
+        LaneBest& best = bests[task.place];
+        const __m512 best_score = _mm512_load_ps(best.score);
+        const __m512i best_index = _mm512_load_si512(best.index);
         const __mmask16 less = _mm512_cmp_ps_mask(score, best_score, _CMP_LT_OQ);
         const __mmask16 equal = _mm512_cmp_ps_mask(score, best_score, _CMP_EQ_OQ);
         const __mmask16 before = less | (equal & _mm512_cmplt_epi32_mask(index, best_index));
-        best_score = _mm512_mask_mov_ps(best_score, before, score);
-        best_index = _mm512_mask_mov_epi32(best_index, before, index);
+        _mm512_store_ps(best.score, _mm512_mask_mov_ps(best_score, before, score));
+        _mm512_store_si512(best.index, _mm512_mask_mov_epi32(best_index, before, index));
       });
-  _mm512_store_ps(best->score, best_score);
-  _mm512_store_si512(best->index, best_index);
 }
 
 Candidate BestOf(const LaneBest& lanes) {
@@ -216,9 +224,11 @@ Candidate BestOf(const LaneBest& lanes) {
   return {least, _mm512_mask_reduce_min_epi32(equal, _mm512_load_si512(lanes.index))};
 }
 
-void ExactTop(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top) {
+void ExactTop(const ExactView& view, const ExactTask* tasks, int count, TopState* tops) {
   ForScores(
-      view, blocks, count, y, [&](__m512 score, __m512i index) __attribute__((always_inline)) {
+      view, tasks,
+      count, [&](const ExactTask& task, __m512 score, __m512i index) __attribute__((always_inline)) {
+        TopState* top = tops + task.place;
         // Equal scores too: the order of the codes here is not that of their indices.
         const __m512 threshold = _mm512_set1_ps(top->threshold);
         const __mmask16 wanted = _mm512_cmp_ps_mask(score, threshold, _CMP_LE_OQ) &
@@ -250,6 +260,7 @@ const ScreenKernels& Avx512VnniScreen() {
       QuantiseQuery,
       Join,
       Minimum,
+      CountAtMost,
       Scan,
       BestOf,
       ExactBest,

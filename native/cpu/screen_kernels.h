@@ -48,6 +48,13 @@ struct alignas(64) LaneBest {
   int32_t index[16];
 };
 
+// One block to be scored exactly for one query.
+struct ExactTask {
+  const float* y;  // [dim]
+  int32_t block;
+  int32_t place;  // of the result that it goes into
+};
+
 // What the margin needs to know of a query. All in double, of the real vectors, not of their float32 sums.
 struct QuantisedQuery {
   double y_norm;    // |y|
@@ -90,17 +97,20 @@ struct ScreenKernels {
   // The words of a query as the sweep broadcasts them, `stride` apart.
   void (*join)(const int8_t* q, int count, int32_t* words, int stride);  // q: [count][group]
 
+  // Count is a multiple of 16 in all three.
   int32_t (*minimum)(const int32_t* values, int64_t count);
+  int64_t (*count_at_most)(const int32_t* values, int64_t count, int32_t threshold);
 
-  // Places in [0, count) with a value of at most `threshold`, in order; returns how many. Count is a multiple of 16.
+  // Places in [0, count) with a value of at most `threshold`, in order; returns how many.
   int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int32_t* places);  // [count]
 
   // The best of all lanes by (score, index); index INT32_MAX where no score is finite.
   Candidate (*best_of)(const LaneBest& lanes);
 
-  // Scores blocks exactly and keeps the best by (score, index).
-  void (*exact_best)(const ExactView& view, const int32_t* blocks, int count, const float* y, LaneBest* best);
-  void (*exact_top)(const ExactView& view, const int32_t* blocks, int count, const float* y, TopState* top);
+  // Scores blocks exactly and keeps, per place, the best by (score, index). One score is a chain of additions that wait
+  // for each other: several are made at once, of whichever queries.
+  void (*exact_best)(const ExactView& view, const ExactTask* tasks, int count, LaneBest* bests);
+  void (*exact_top)(const ExactView& view, const ExactTask* tasks, int count, TopState* tops);
 };
 
 const ScreenKernels& Avx512VnniScreen();  // ask cpu_features.h first

@@ -73,27 +73,31 @@ bool WaitAwake(bool crowded, Ready&& ready) {
 
 // The calling thread and up to `threads - 1` workers. Workers are made when first needed and never end: the process
 // may exit while they sleep.
+//
+// Whoever is awake takes the next index of a call, the caller too: a loop that is over before a worker has woken up
+// does not wait for it.
 class Team {
  public:
   void Run(int threads, void (*task)(void*, int), void* context) {
     if (busy_.exchange(true, std::memory_order_acquire)) return Alone(threads, task, context);
-    const int members = 1 + Recruit(threads - 1);
+    Recruit(threads - 1);
     task_ = task;
     context_ = context;
-    threads_ = threads;
-    crowded_ = members > processors_;
+    crowded_.store(threads > processors_, std::memory_order_relaxed);
     failure_ = nullptr;
-    working_.store(members - 1, std::memory_order_relaxed);
+    unfinished_.store(threads, std::memory_order_relaxed);
+    bool sleepers;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      // One word says that there is work and who takes part: whoever does not, touches nothing else of it.
-      const uint64_t call = (state_.load(std::memory_order_relaxed) >> kMemberBits) + 1;
-      state_.store(call << kMemberBits | static_cast<uint64_t>(members), std::memory_order_release);
+      const Call next{static_cast<uint32_t>(Read().number + 1), static_cast<uint16_t>(threads), 1};
+      call_.store(next.word(), std::memory_order_release);
+      sleepers = sleeping_ > 0;
     }
-    wake_.notify_all();
-    Work(0, members);
-    const auto done = [&] { return working_.load(std::memory_order_acquire) == 0; };
-    if (!WaitAwake(crowded_, done)) {
+    if (sleepers) wake_.notify_all();
+    Work(0);
+    Share(Read().number);
+    const auto done = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
+    if (!WaitAwake(crowded_.load(std::memory_order_relaxed), done)) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, done);
     }
@@ -103,67 +107,92 @@ class Team {
   }
 
  private:
-  static constexpr int kMemberBits = 16;
+  // A call in one word, so that an index is taken of the very call that was seen: a thread that comes late touches
+  // nothing of the next one.
+  struct Call {
+    uint32_t number;
+    uint16_t threads;  // indices there are
+    uint16_t taken;    // of them
+
+    uint64_t word() const { return uint64_t{number} << 32 | uint64_t{threads} << 16 | taken; }
+    static Call Of(uint64_t word) {
+      return {static_cast<uint32_t>(word >> 32), static_cast<uint16_t>(word >> 16),
+              static_cast<uint16_t>(word)};
+    }
+  };
+
+  Call Read() const { return Call::Of(call_.load(std::memory_order_acquire)); }
 
   static void Alone(int threads, void (*task)(void*, int), void* context) {
     for (int thread = 0; thread < threads; thread++) task(context, thread);
   }
 
-  // Sees to it that there are so many workers, or as many as the system grants.
-  int Recruit(int wanted) {
+  // Sees to it that there are so many workers, or as many as the system grants: those there are share the work.
+  void Recruit(int wanted) {
     try {
       while (workers_ < wanted) {
-        std::thread([this, member = workers_ + 1, seen = state_.load()] { Serve(member, seen); }).detach();
+        std::thread([this, seen = Read().number] { Serve(seen); }).detach();
         workers_++;
       }
     } catch (const std::exception&) {
-      return workers_;  // the members there are share the work
     }
-    return wanted;
   }
 
-  void Serve(int member, uint64_t seen) {
+  void Serve(uint32_t seen) {
     for (;;) {
-      const auto called = [&] { return state_.load(std::memory_order_relaxed) != seen; };
-      if (!WaitAwake(crowded_, called)) {
+      const auto called = [&] { return Read().number != seen; };
+      if (!WaitAwake(crowded_.load(std::memory_order_relaxed), called)) {
         std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_++;
         wake_.wait(lock, called);
+        sleeping_--;
       }
-      seen = state_.load(std::memory_order_acquire);
-      const int members = static_cast<int>(seen & ((1 << kMemberBits) - 1));
-      if (member >= members) continue;
-      Work(member, members);
-      if (working_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard<std::mutex> lock(mutex_);  // the caller is either before its test or asleep
-        done_.notify_one();
-      }
+      seen = Read().number;
+      Share(seen);
     }
   }
 
-  void Work(int member, int members) {
-    for (int thread = member; thread < threads_; thread += members) {
-      try {
-        task_(context_, thread);
-      } catch (...) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (!failure_) failure_ = std::current_exception();
-      }
+  // Takes indices of this call while there are any.
+  void Share(uint32_t number) {
+    uint64_t word = call_.load(std::memory_order_acquire);
+    for (;;) {
+      Call call = Call::Of(word);
+      if (call.number != number || call.taken == call.threads) return;
+      const int thread = call.taken++;
+      if (!call_.compare_exchange_weak(word, call.word(), std::memory_order_acq_rel,
+                                       std::memory_order_acquire))
+        continue;
+      Work(thread);
+      word = call_.load(std::memory_order_acquire);
+    }
+  }
+
+  void Work(int thread) {
+    try {
+      task_(context_, thread);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      std::lock_guard<std::mutex> lock(mutex_);  // the caller is either before its test or asleep
+      done_.notify_one();
     }
   }
 
   const int processors_ = Processors();
   std::atomic<bool> busy_{false};
   std::atomic<bool> crowded_{false};
-  std::atomic<uint64_t> state_{0};  // calls so far, members of the last
-  std::atomic<int> working_{0};     // members, the caller aside, that are not done
+  std::atomic<uint64_t> call_{0};   // the last one
+  std::atomic<int> unfinished_{0};  // indices of it
   std::mutex mutex_;
   std::condition_variable wake_, done_;
+  int sleeping_ = 0;  // under the mutex
   int workers_ = 0;
 
   // Of the call under way.
   void (*task_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  int threads_ = 0;
   std::exception_ptr failure_;
 };
 

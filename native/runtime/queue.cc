@@ -13,7 +13,16 @@ struct ComputeQueue::State {
   std::mutex mutex;
   std::condition_variable wake;
   std::deque<std::function<void()>> jobs;
+  bool busy = false;  // a job runs, on whichever thread
   std::atomic<int> pending{0};
+
+  // The end of a job.
+  void Release() {
+    pending--;
+    std::lock_guard<std::mutex> lock(mutex);
+    busy = false;
+    if (!jobs.empty()) wake.notify_one();
+  }
 };
 
 ComputeQueue& ComputeQueue::Cpu() {
@@ -37,12 +46,13 @@ ComputeQueue::ComputeQueue() : state_(std::make_shared<State>()) {
       std::function<void()> job;
       {
         std::unique_lock<std::mutex> lock(state->mutex);
-        state->wake.wait(lock, [&] { return !state->jobs.empty(); });
+        state->wake.wait(lock, [&] { return !state->busy && !state->jobs.empty(); });
+        state->busy = true;
         job = std::move(state->jobs.front());
         state->jobs.pop_front();
       }
       job();
-      state->pending--;
+      state->Release();
     }
   }).detach();
 }
@@ -56,7 +66,23 @@ void ComputeQueue::Post(std::function<void()> job) {
   state_->wake.notify_one();
 }
 
+bool ComputeQueue::TryRun(const std::function<void()>& job) {
+  {
+    std::lock_guard<std::mutex> lock(state_->mutex);
+    if (state_->busy || !state_->jobs.empty()) return false;
+    state_->busy = true;
+    state_->pending++;
+  }
+  struct Releaser {
+    State* state;
+    ~Releaser() { state->Release(); }
+  } releaser{state_.get()};
+  job();
+  return true;
+}
+
 void ComputeQueue::Run(const std::function<void()>& job) {
+  if (TryRun(job)) return;
   std::mutex mutex;
   std::condition_variable wake;
   bool done = false;

@@ -1,5 +1,7 @@
-// The compute queue: one thread per device runs jobs first in, first out, for every JavaScript environment of
-// the process. libuv's pool stays free for files and image decoding, and there is one team of threads (parallel.h).
+// The compute queue: jobs run one at a time, first in, first out, for every JavaScript environment of the process, on a
+// thread per device. libuv's pool stays free for files and image decoding, and there is one team of threads
+// (parallel.h). A caller that would wait for its job anyway runs it itself when nothing is before it: to wake the
+// compute thread and be woken by it takes longer than a small job.
 #pragma once
 #include <atomic>
 #include <functional>
@@ -20,8 +22,11 @@ class ComputeQueue {
 
   void Post(std::function<void()> job);
 
-  // Posts `job` and waits for it; what it throws is thrown here.
+  // Runs `job` in its turn and waits for it, on the calling thread when its turn is now; what it throws is thrown here.
   void Run(const std::function<void()>& job);
+
+  // Runs `job` on the calling thread if its turn is now; otherwise does nothing and returns false.
+  bool TryRun(const std::function<void()>& job);
 
   int Pending() const;
 

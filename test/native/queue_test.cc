@@ -34,6 +34,22 @@ int main() {
   for (int i = 0; i < 1000; i++) queue.Post([&] { posted++; });
   queue.Run([&] { Expect(posted == 1000, "what was posted before runs before"); });
 
+  // A caller runs its job itself exactly when nothing is before it.
+  std::atomic<bool> begun{false}, go{false};
+  bool ran = false;
+  queue.Post([&] {
+    begun = true;
+    while (!go) std::this_thread::yield();
+  });
+  while (!begun) std::this_thread::yield();
+  Expect(!queue.TryRun([&] { ran = true; }) && !ran, "a job under way is not overtaken");
+  go = true;
+  queue.Run([] {});
+  std::thread::id where;
+  while (!queue.TryRun([&] { where = std::this_thread::get_id(); })) std::this_thread::yield();
+  Expect(where == std::this_thread::get_id(), "with nothing before it a job runs on its caller");
+  Expect(queue.Pending() == 0, "nothing is left");
+
   bool caught = false;
   try {
     queue.Run([] { throw std::runtime_error("seven"); });

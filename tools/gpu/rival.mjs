@@ -2,23 +2,31 @@ import { spawn, spawnSync } from 'node:child_process';
 import path from 'node:path';
 import readline from 'node:readline';
 
-/** PyTorch beside the report, if there is one that sees a card: answers one request at a time (torch_rival.py). */
+/** PyTorch beside the report: answers one request at a time (torch_rival.py). */
 export class Rival {
+  #command;
   #process;
   #lines;
 
-  /** Null where python3 has no PyTorch. */
-  static find() {
+  /**
+   * Null where python3 has no PyTorch.
+   * @param onCpu for a rehearsal: computes on the CPU, where nothing is compiled to machine code
+   */
+  static find(device, onCpu) {
     const python = process.env.PYTHON ?? 'python3';
     return spawnSync(python, ['-c', 'import torch'], { stdio: 'ignore' }).status === 0
-      ? new Rival(python)
+      ? new Rival(python, onCpu ? 'cpu' : device)
       : null;
   }
 
-  constructor(python) {
-    this.#process = spawn(python, [path.join(import.meta.dirname, 'torch_rival.py')], {
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
+  constructor(python, device) {
+    this.#command = [python, [path.join(import.meta.dirname, 'torch_rival.py'), '--device', device]];
+    this.#start();
+  }
+
+  #start() {
+    this.#process = spawn(...this.#command, { stdio: ['pipe', 'pipe', 'ignore'] });
+    this.#process.stdin.on('error', () => {}); // it has ended: that no answer comes says so
     this.#lines = readline.createInterface({ input: this.#process.stdout })[Symbol.asyncIterator]();
   }
 
@@ -31,14 +39,13 @@ export class Rival {
     });
     const line = await Promise.race([this.#lines.next(), late]);
     clearTimeout(timer);
-    if (line.late) {
-      this.end(); // its answer would be taken for the next one's
-      return { error: `no answer in ${seconds} s` };
-    }
-    return line.done ? { error: 'PyTorch has ended' } : JSON.parse(line.value);
+    if (!line.late && !line.done) return JSON.parse(line.value);
+    this.end(); // a late answer would be taken for the next one's
+    this.#start();
+    return { error: line.late ? `no answer in ${seconds} s` : 'PyTorch ended' };
   }
 
   end() {
-    this.#process.kill();
+    this.#process.kill('SIGKILL');
   }
 }

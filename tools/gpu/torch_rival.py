@@ -1,27 +1,41 @@
 """The same work in PyTorch on the same card, for tools/gpu/report.mjs. Reads one JSON request a line from standard input and
 answers each with one line of JSON: {"milliseconds": ...} (the median over repeats, by CUDA events, after warm-up) or
-{"error": "..."}.
+{"error": "..."}. `--device cpu` is for trying every line of this where there is no card: it times by the clock, and traces what
+is to be compiled without compiling it.
 
   {"do": "about"}                                                       versions and the card
-  {"do": "ceilings"}                                                    bf16 and fp32 matrix rates, copy rate
+  {"do": "ceilings", "size"}                                            bf16 and fp32 matrix rates, copy rate
   {"do": "lookup", "n", "k", "d", "way": "cdist" | "matmul", "compiled", "tf32"}
   {"do": "graph", "graph": {...}, "precision": "f32" | "bf16", "compiled"}   a graph of lib/graph/ops.ts, random weights
 """
+import argparse
 import json
 import math
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="cuda:0")
+DEVICE = torch.device(parser.parse_args().device)
+if DEVICE.type == "cuda":
+    torch.cuda.set_device(DEVICE)
+
+
+def compiled(work):
+    return torch.compile(work, backend="inductor" if DEVICE.type == "cuda" else "eager")
 
 
 def median_milliseconds(work, repeats=20, warm=5):
+    if DEVICE.type == "cpu":
+        work()
+        start = time.perf_counter()
+        work()
+        return (time.perf_counter() - start) * 1000
     for _ in range(warm):
         work()
-    if DEVICE == "cpu":
-        return None  # for trying this script; nothing is timed
     times = []
     for _ in range(repeats):
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -33,14 +47,14 @@ def median_milliseconds(work, repeats=20, warm=5):
     return sorted(times)[len(times) // 2]
 
 
-def ceilings():
-    size = 8192
+def ceilings(request):
+    size = request["size"]
     result = {}
     for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32)):
         torch.backends.cuda.matmul.allow_tf32 = False
         a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
         result[name + "Tflops"] = 2 * size**3 / median_milliseconds(lambda: a @ b) / 1e9
-    x = torch.empty(1 << 30, device=DEVICE, dtype=torch.uint8)
+    x = torch.empty(16 * size * size, device=DEVICE, dtype=torch.uint8)
     y = torch.empty_like(x)
     result["copyGBps"] = 2 * x.numel() / median_milliseconds(lambda: y.copy_(x)) / 1e6
     return result
@@ -58,7 +72,7 @@ def lookup(request):
         return (x @ codes.T).argmax(1)
 
     work = cdist if request["way"] == "cdist" else matmul
-    return {"milliseconds": median_milliseconds(torch.compile(work) if request["compiled"] else work)}
+    return {"milliseconds": median_milliseconds(compiled(work) if request["compiled"] else work)}
 
 
 ACTIVATIONS = {
@@ -200,7 +214,8 @@ def run_graph(request):
     model.prepare()
     dtype = torch.bfloat16 if request["precision"] == "bf16" else torch.float32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = model.to(DEVICE, dtype)
+    model = model.to(DEVICE, dtype, memory_format=torch.channels_last)
+    torch.backends.cudnn.benchmark = True
     inputs = {}
     for id in graph["inputs"].values():
         value = graph["values"][id]
@@ -213,16 +228,16 @@ def run_graph(request):
             tensor = torch.randn(shape, device=DEVICE, dtype=dtype)
         inputs[id] = tensor.permute(0, 3, 1, 2) if len(shape) == 4 else tensor  # channels-last memory
     with torch.inference_mode():
-        work = torch.compile(model) if request["compiled"] else model
+        work = compiled(model) if request["compiled"] else model
         return {"milliseconds": median_milliseconds(lambda: work(inputs))}
 
 
 def answer(request):
     if request["do"] == "about":
-        card = torch.cuda.get_device_name(0) if DEVICE == "cuda" else None
+        card = torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else None
         return {"torch": torch.__version__, "cuda": torch.version.cuda, "card": card}
     if request["do"] == "ceilings":
-        return ceilings()
+        return ceilings(request)
     return lookup(request) if request["do"] == "lookup" else run_graph(request)
 
 

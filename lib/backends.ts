@@ -127,13 +127,13 @@ export function supportsBf16(): boolean {
 const FORM = /^(auto|cpu|cuda(:\d+)?)$/;
 
 /**
- * The device to run on: the one asked for, else that of `TOKENFLOW_DEVICE`, else `auto`; and `auto` resolved, to the first
- * CUDA device that can be used or, silently, the CPU. `cuda` becomes the first that can be used, by its number.
+ * The device to run on: the one asked for, else that of `TOKENFLOW_DEVICE`, else `otherwise`; and `auto` resolved, to the
+ * first CUDA device that can be used or, silently, the CPU. `cuda` becomes the first that can be used, by its number.
  * @throws BackendUnavailableError for a device that was named and is not available
  * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT for anything that is no device
  */
-export function resolveDevice(asked?: Device): string {
-  const device = asked ?? process.env.TOKENFLOW_DEVICE ?? 'auto';
+export function resolveDevice(asked?: Device, otherwise: Device = 'auto'): string {
+  const device = asked ?? process.env.TOKENFLOW_DEVICE ?? otherwise;
   if (typeof device !== 'string' || !FORM.test(device)) {
     const where = asked === undefined ? 'TOKENFLOW_DEVICE' : 'device';
     throw invalidArgument(where, "'auto', 'cpu', 'cuda' or 'cuda:n'", device);

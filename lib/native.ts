@@ -36,18 +36,43 @@ export interface NativeCodebookInfo {
   exactScores: number;
 }
 
+/** Opaque; memory of a device, had when it is first written to. */
+export interface NativeDeviceBuffer {
+  readonly deviceBuffer: unique symbol;
+}
+
+/** Arrays of the host, or buffers on the codebook's device. */
 export interface NativeNearestRequest {
-  queries: Float32Array | Uint16Array; // [n][dim]
+  queries: Float32Array | Uint16Array | NativeDeviceBuffer; // [n][dim]
   format: 'f32' | 'f16' | 'bf16';
+  n: number;
   k: number;
   weights?: Float32Array; // [part]
-  indices: Int32Array; // [n][k]
-  distances?: Float32Array; // [n][k]
-  partDistances?: Float32Array; // [part][n][k]
-  codes?: Float32Array; // [n][dim]
-  errors?: Float32Array; // [n]
-  counts?: Int32Array; // [codes], added to
+  indices: Int32Array | NativeDeviceBuffer; // [n][k]
+  distances?: Float32Array | NativeDeviceBuffer; // [n][k]
+  partDistances?: (Float32Array | NativeDeviceBuffer)[]; // by part: [n][k]
+  margins?: Float32Array | NativeDeviceBuffer; // [n]
+  codes?: Float32Array | NativeDeviceBuffer; // [n][dim]
+  errors?: Float32Array | NativeDeviceBuffer; // [n]
+  counts?: Int32Array | NativeDeviceBuffer; // [codes]
+  missing: Float64Array; // [1]: the first query without a nearest code, or -1
   sync: boolean;
+}
+
+/** native/addon/device_buffer.cc */
+export interface NativeDeviceBuffers {
+  deviceBufferCreate(device: string, bytes: number): NativeDeviceBuffer;
+  /** `data` has the buffer's bytes. */
+  deviceBufferWrite(
+    buffer: NativeDeviceBuffer,
+    request: { data: Float32Array | Int32Array | Uint16Array; sync: boolean },
+  ): NativeJob<void>;
+  deviceBufferRead(
+    buffer: NativeDeviceBuffer,
+    request: { data: Float32Array | Int32Array | Uint16Array; sync: boolean },
+  ): NativeJob<void>;
+  /** Gives up the handle's share of the memory; the handle is unusable afterwards. */
+  deviceBufferRelease(buffer: NativeDeviceBuffer): void;
 }
 
 /** native/addon/codebook.cc */
@@ -57,13 +82,25 @@ export interface NativeCodebooks {
     size: number,
     metric: 'l2' | 'cosine' | 'ip',
     screen: 'auto' | 'off' | 'always',
+    device: string,
   ): NativeCodebook;
   codebookInfo(codebook: NativeCodebook): NativeCodebookInfo;
   /** Gives up the handle's share of the memory; the handle is unusable afterwards. */
   codebookRelease(codebook: NativeCodebook): void;
   /** Fills the given arrays: at once when `sync`, else by the time the job is done. */
   codebookNearest(codebook: NativeCodebook, request: NativeNearestRequest): NativeJob<void>;
+  /** From the host's copy of the codes, at once. */
   codebookGather(codebook: NativeCodebook, indices: Int32Array, rows: Float32Array): void;
+  /** On the codebook's device. */
+  codebookGatherPlaced(
+    codebook: NativeCodebook,
+    request: {
+      indices: Int32Array | NativeDeviceBuffer; // [n]
+      n: number;
+      rows: Float32Array | NativeDeviceBuffer; // [n][dim]
+      sync: boolean;
+    },
+  ): NativeJob<void>;
   /** The definition itself, naive: fills `indices` and returns their scores in double. For tests. */
   codebookReference(
     parts: { vectors: Float32Array; dim: number; normalize: boolean; weight: number }[],
@@ -279,7 +316,7 @@ export type CudaReason =
   | 'device-lost';
 
 /** Everything native/addon exports. */
-export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLearning {
+export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLearning, NativeDeviceBuffers {
   // native/addon/addon.cc
   initialize(errorClass: new (code: ErrorCode, message: string) => Error): void;
   simdLevel(): 'scalar' | 'avx2' | 'avx512';

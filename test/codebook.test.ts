@@ -151,8 +151,8 @@ describe('Codebook', () => {
     assert.throws(make(corners, { dim: 2.5 }), refused(/dim.*2\.5/));
     assert.throws(make(new Float32Array(0), { dim: 2 }), refused(/number of codes/));
     assert.throws(
-      make(corners, { dim: 2, device: 'cuda' }),
-      refused(/device/, 'ERR_TOKENFLOW_BACKEND_UNAVAILABLE'),
+      make(corners, { dim: 2, device: 'cuda:99' }),
+      refused(/Device 'cuda:99' is not available/, 'ERR_TOKENFLOW_BACKEND_UNAVAILABLE'),
     );
     await assert.rejects(codebook.nearest(Float32Array.of(1, 2, 3)), refused(/rows of 2.*received 3/));
     await assert.rejects(codebook.nearest(corners, { k: 5 }), refused(/1 to 4 for k/));
@@ -176,6 +176,7 @@ describe('codebooks for inspection', () => {
       size: 4,
       dim: 2,
       metric: 'cosine',
+      device: codebook.device,
       parts: [{ dim: 2, normalize: true }],
       nonFinite: 0,
       bytes,
@@ -190,6 +191,7 @@ describe('codebooks for inspection', () => {
       size: 4,
       dim: 3,
       metric: 'l2',
+      device: dual.device,
       parts: [
         { dim: 2, normalize: false },
         { dim: 1, normalize: true },
@@ -370,8 +372,8 @@ describe('what a quantiser needs', () => {
   it('stats: which kernel ran, and how much was scored exactly', () => {
     const vectors = new Float32Array(8192 * 16).map(Math.random);
     const queries = new Float32Array(300 * 16).map(Math.random);
-    const screened = new Codebook(vectors, { dim: 16, screen: 'always' });
-    const plain = new Codebook(vectors, { dim: 16, screen: 'off' });
+    const screened = new Codebook(vectors, { dim: 16, screen: 'always', device: 'cpu' });
+    const plain = new Codebook(vectors, { dim: 16, screen: 'off', device: 'cpu' });
     assert.deepEqual(screened.nearestSync(queries), plain.nearestSync(queries));
     const { kernel, screen } = screened.stats;
     assert.equal(plain.stats.exactShare, 1);
@@ -384,7 +386,7 @@ describe('what a quantiser needs', () => {
       assert.equal(screened.stats.screened, 300);
       assert.ok(screened.stats.exactShare < 0.1);
     }
-    const automatic = new Codebook(vectors, { dim: 16 });
+    const automatic = new Codebook(vectors, { dim: 16, device: 'cpu' });
     automatic.nearestSync(queries);
     assert.equal(automatic.stats.screened, 0); // too few queries yet for packing the screen to pay
     for (let i = 0; i < 8; i++) automatic.nearestSync(queries);
@@ -394,7 +396,7 @@ describe('what a quantiser needs', () => {
   it('screen: gives up on data that defeat it, and still answers exactly', () => {
     const vectors = new Float32Array(8192 * 16).map(() => 0.5 + 1e-6 * Math.random());
     const queries = new Float32Array(600 * 16).map(() => 0.5 + 1e-6 * Math.random());
-    const screened = new Codebook(vectors, { dim: 16, screen: 'always' });
+    const screened = new Codebook(vectors, { dim: 16, screen: 'always', device: 'cpu' });
     assert.deepEqual(
       screened.nearestSync(queries),
       new Codebook(vectors, { dim: 16, screen: 'off' }).nearestSync(queries),

@@ -51,7 +51,7 @@ describe('the CUDA library', () => {
       std::snprintf(detail, size, "no context");
       return nullptr;
     }
-    extern "C" const CudaLibrary* tokenflow_cuda_2() {
+    extern "C" const CudaLibrary* tokenflow_cuda_3() {
       static const CudaLibrary library = { ${abi}, Probe, Open };
       return &library;
     }`;
@@ -84,7 +84,7 @@ describe('the CUDA library', () => {
     assert.equal(status({ TOKENFLOW_CUDA_PATH: nameless }).reason, 'abi-mismatch');
     const { reason, detail } = status({ TOKENFLOW_CUDA_PATH: other });
     assert.equal(reason, 'abi-mismatch');
-    assert.equal(detail, 'expected version 2 but found 99');
+    assert.equal(detail, 'expected version 3 but found 99');
   });
 
   it('passes on what the library found, and why a device cannot be had', function () {

@@ -83,6 +83,7 @@ const SUITES = [
   ['golden', '--grep', '(clipb|siglip): pt, batch 2|clipb_enhanced: both|small trained'],
   ['emulated/cuda-device'],
   ['emulated/gpu-report'],
+  ['emulated/codebook-device'],
 ];
 const whole = !values.asan && values.filter.length === 0 && values.program.length === 0;
 for (const [suite, ...options] of whole ? SUITES : []) {

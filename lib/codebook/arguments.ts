@@ -31,7 +31,7 @@ export function checkChoice<T extends string>(name: string, value: unknown, know
 }
 
 /** A view whose memory is there: not detached, not cut off by a resize. */
-function checkAttached(name: string, view: Float32Array | Int32Array | Uint16Array): void {
+export function checkAttached(name: string, view: Float32Array | Int32Array | Uint16Array): void {
   try {
     view.at(0); // throws when the buffer is gone or has shrunk beneath the view
   } catch {

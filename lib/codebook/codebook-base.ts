@@ -1,3 +1,5 @@
+import type { CallOptions } from './arguments.js';
+import { DeviceBuffer } from './device-buffer.js';
 import type { CodebookHandle, LookupStats, Metric } from './handle.js';
 
 /** What a codebook is, for logs and inspection: no codes. */
@@ -8,11 +10,13 @@ export interface CodebookSummary {
   /** Elements of a whole code. */
   dim: number;
   metric: Metric;
+  /** Where its lookups run. */
+  device: string;
   /** Elements of each part, and whether it is compared as unit vectors. */
   parts: { dim: number; normalize: boolean }[];
   /** Codes with NaN or infinity. */
   nonFinite: number;
-  /** Native memory in bytes; 0 once disposed. */
+  /** Native memory in bytes, where the lookups run; 0 once disposed. */
   bytes: number;
 }
 
@@ -23,6 +27,8 @@ export abstract class CodebookBase {
   /** Number of codes. */
   readonly size: number;
   readonly metric: Metric;
+  /** Where lookups run: what `device` came to, `'cpu'` or `'cuda:0'`, … */
+  readonly device: string;
   /** Codes with NaN or infinity in any part, which are never chosen. */
   readonly nonFinite: number;
   /** @internal */
@@ -34,6 +40,7 @@ export abstract class CodebookBase {
     this.dim = handle.dim;
     this.size = handle.size;
     this.metric = handle.metric;
+    this.device = handle.device;
     this.nonFinite = handle.nonFinite;
   }
 
@@ -41,11 +48,21 @@ export abstract class CodebookBase {
    * The codes behind indices, `[n, dim]` with the parts concatenated, as they are compared: unit vectors where the
    * codebook normalises. A code too large to be normalised is NaN.
    *
+   * Indices on the device give rows there, by its own compute thread; others are answered from the host's copy of the
+   * codes, at once.
+   *
    * @param out an array to write into instead of a new one
    * @throws TokenFlowError for an index out of range, `-1` included
    */
-  lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array {
-    return this.handle.gather(indices, out);
+  lookup(indices: Int32Array | readonly number[], out?: Float32Array): Float32Array;
+  lookup(indices: DeviceBuffer<'i32'>, options?: CallOptions): Promise<DeviceBuffer<'f32'>>;
+  lookup(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    more?: Float32Array | CallOptions,
+  ): Float32Array | Promise<DeviceBuffer<'f32'>> {
+    if (indices instanceof DeviceBuffer)
+      return this.handle.gatherPlaced(indices, (more ?? {}) as CallOptions);
+    return this.handle.gather(indices, more as Float32Array | undefined);
   }
 
   /** What lookups did so far, and how. */
@@ -59,9 +76,9 @@ export abstract class CodebookBase {
   }
 
   toJSON(): CodebookSummary {
-    const { handle, size, dim, metric, nonFinite } = this;
+    const { handle, size, dim, metric, device, nonFinite } = this;
     const parts = handle.parts.map((part) => ({ ...part }));
-    return { type: handle.name, size, dim, metric, parts, nonFinite, bytes: handle.bytes };
+    return { type: handle.name, size, dim, metric, device, parts, nonFinite, bytes: handle.bytes };
   }
 
   /** Frees the native memory now rather than when collected. A lookup that is under way completes. */

@@ -1,13 +1,14 @@
+import { resolveDevice } from '../backends.js';
 import { checkOptions, invalidArgument } from '../errors.js';
-import { checkChoice, checkInteger, checkQueries, checkRows } from './arguments.js';
+import { checkChoice, checkInteger, checkRows } from './arguments.js';
 import { CodebookBase } from './codebook-base.js';
 import {
   type CodebookDevice,
   CodebookHandle,
-  checkDevice,
-  checkFormat,
   checkNonFinite,
   checkScreen,
+  type DeviceNearestResult,
+  type DeviceQuantizeResult,
   METRICS,
   type Metric,
   type NearestOptions,
@@ -33,20 +34,21 @@ export interface CodebookOptions {
   unit?: boolean;
   /** Default `'skip'`. */
   onNonFinite?: NonFiniteRule;
+  /** Where lookups run. */
   device?: CodebookDevice;
   /** Default `'auto'`. */
   screen?: ScreenMode;
 }
 
 const OPTIONS = ['dim', 'metric', 'normalize', 'unit', 'onNonFinite', 'device', 'screen'];
-const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'signal'];
-const QUANTIZE_OPTIONS = ['format', 'signal'];
+const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'result', 'signal'];
+const QUANTIZE_OPTIONS = ['format', 'result', 'signal'];
 
 /**
  * A codebook to look vectors up in.
  *
  * The nearest code is exact and the same everywhere: the smallest (score, index), the score being one chain of
- * float32 fused multiply-adds (docs/architecture.md), so that instruction set, thread count and batch size never
+ * float32 fused multiply-adds (docs/architecture.md), so that device, instruction set, thread count and batch size never
  * change a result.
  *
  * ```ts
@@ -59,12 +61,12 @@ export class Codebook extends CodebookBase {
   /**
    * @param vectors the codes, `[size, dim]`; copied
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
+   * @throws BackendUnavailableError for a device that was named and cannot be had
    */
   constructor(vectors: Float32Array, options: CodebookOptions) {
     checkOptions('Codebook', options, OPTIONS);
     if (options === undefined)
       throw invalidArgument('the options of Codebook', 'an object with dim', options);
-    checkDevice(options.device);
     const dim = checkInteger('dim', options.dim, 1, 4096);
     const metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
     const unit = options.unit === true;
@@ -76,7 +78,8 @@ export class Codebook extends CodebookBase {
     };
     const screen = checkScreen(options.screen);
     const onNonFinite = checkNonFinite(options.onNonFinite);
-    super(new CodebookHandle('Codebook', [part], { metric, screen, onNonFinite }));
+    const device = resolveDevice(options.device, 'cpu');
+    super(new CodebookHandle('Codebook', [part], { metric, screen, onNonFinite, device }));
   }
 
   /**
@@ -84,13 +87,25 @@ export class Codebook extends CodebookBase {
    *
    * @param queries `[n, dim]`; copied at the call, so the array may be reused at once
    */
-  async nearest(queries: Queries, options: NearestOptions = {}): Promise<NearestResult> {
-    return this.handle.nearest(this.#check('nearest', queries, options, NEAREST_OPTIONS), options);
+  nearest(queries: Queries, options: NearestOptions & { result: 'device' }): Promise<DeviceNearestResult>;
+  nearest(queries: Queries, options?: NearestOptions & { result?: 'host' }): Promise<NearestResult>;
+  async nearest(given: Queries, options: NearestOptions = {}): Promise<NearestResult | DeviceNearestResult> {
+    const { queries, format } = this.#check('nearest', given, options, NEAREST_OPTIONS);
+    return this.handle.nearest(queries, format, options);
   }
 
   /** As `nearest`, blocking: for workers and scripts. */
-  nearestSync(queries: Queries, options: Omit<NearestOptions, 'signal'> = {}): NearestResult {
-    return this.handle.nearestSync(this.#check('nearest', queries, options, NEAREST_OPTIONS), options);
+  nearestSync(
+    queries: Queries,
+    options: Omit<NearestOptions, 'signal'> & { result: 'device' },
+  ): DeviceNearestResult;
+  nearestSync(
+    queries: Queries,
+    options?: Omit<NearestOptions, 'signal'> & { result?: 'host' },
+  ): NearestResult;
+  nearestSync(given: Queries, options: Omit<NearestOptions, 'signal'> = {}) {
+    const { queries, format } = this.#check('nearest', given, options, NEAREST_OPTIONS);
+    return this.handle.nearestSync(queries, format, options) as never;
   }
 
   /**
@@ -99,17 +114,32 @@ export class Codebook extends CodebookBase {
    *
    * @param rows `[n, dim]`
    */
-  async quantize(rows: Queries, options: QuantizeOptions = {}): Promise<QuantizeResult> {
-    return this.handle.quantize(this.#check('quantize', rows, options, QUANTIZE_OPTIONS), options);
+  quantize(rows: Queries, options: QuantizeOptions & { result: 'device' }): Promise<DeviceQuantizeResult>;
+  quantize(rows: Queries, options?: QuantizeOptions & { result?: 'host' }): Promise<QuantizeResult>;
+  async quantize(
+    rows: Queries,
+    options: QuantizeOptions = {},
+  ): Promise<QuantizeResult | DeviceQuantizeResult> {
+    const { queries, format } = this.#check('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantize(queries, format, options);
   }
 
   /** As `quantize`, blocking. */
-  quantizeSync(rows: Queries, options: Omit<QuantizeOptions, 'signal'> = {}): QuantizeResult {
-    return this.handle.quantizeSync(this.#check('quantize', rows, options, QUANTIZE_OPTIONS), options);
+  quantizeSync(
+    rows: Queries,
+    options: Omit<QuantizeOptions, 'signal'> & { result: 'device' },
+  ): DeviceQuantizeResult;
+  quantizeSync(
+    rows: Queries,
+    options?: Omit<QuantizeOptions, 'signal'> & { result?: 'host' },
+  ): QuantizeResult;
+  quantizeSync(rows: Queries, options: Omit<QuantizeOptions, 'signal'> = {}) {
+    const { queries, format } = this.#check('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantizeSync(queries, format, options) as never;
   }
 
-  #check(where: string, queries: unknown, options: { format?: unknown }, known: string[]): Queries {
+  #check(where: string, queries: unknown, options: { format?: unknown }, known: string[]) {
     checkOptions(where, options, known);
-    return checkQueries('queries', queries, this.dim, checkFormat(options.format));
+    return this.handle.checkQueries('queries', queries, options.format);
   }
 }

@@ -1,13 +1,16 @@
+import { resolveDevice } from '../backends.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { checkChoice, checkInteger, checkQueries, checkRows, checkWeights } from './arguments.js';
 import { CodebookBase } from './codebook-base.js';
+import type { DeviceBuffer } from './device-buffer.js';
 import {
   type CodebookDevice,
   CodebookHandle,
-  checkDevice,
   checkFormat,
   checkNonFinite,
   checkScreen,
+  type DeviceNearestResult,
+  type DeviceQuantizeResult,
   METRICS,
   type Metric,
   type NearestOptions,
@@ -35,6 +38,7 @@ export interface PartedCodebookOptions {
   metric?: Metric;
   /** Default `'skip'`. */
   onNonFinite?: NonFiniteRule;
+  /** Where lookups run. */
   device?: CodebookDevice;
   /** Default `'auto'`. */
   screen?: ScreenMode;
@@ -57,8 +61,14 @@ export interface PartedNearestResult extends NearestResult {
   partDistances?: Float32Array[];
 }
 
-const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'partDistances', 'signal', 'weights'];
-const QUANTIZE_OPTIONS = ['format', 'signal', 'weights'];
+/** As PartedNearestResult, in the memory of the codebook's device. */
+export interface DevicePartedNearestResult extends DeviceNearestResult {
+  /** When asked for: per part `[n, k]`. */
+  partDistances?: DeviceBuffer<'f32'>[];
+}
+
+const NEAREST_OPTIONS = ['format', 'k', 'margin', 'out', 'partDistances', 'result', 'signal', 'weights'];
+const QUANTIZE_OPTIONS = ['format', 'result', 'signal', 'weights'];
 
 /**
  * A codebook whose codes have several parts under one index: a lookup finds the code with the smallest weighted
@@ -68,11 +78,13 @@ export class PartedCodebook extends CodebookBase {
   /** Elements of each part. */
   readonly dims: readonly number[];
 
-  /** @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT */
+  /**
+   * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
+   * @throws BackendUnavailableError for a device that was named and cannot be had
+   */
   constructor(parts: readonly CodebookPartOptions[], options: PartedCodebookOptions = {}) {
     const name = new.target.name;
     checkOptions(name, options, ['metric', 'onNonFinite', 'device', 'screen']);
-    checkDevice(options.device);
     if (!Array.isArray(parts) || parts.length === 0)
       throw invalidArgument('parts', 'an array of { vectors, dim }', parts);
     const metric = checkChoice('metric', options.metric ?? 'l2', METRICS);
@@ -92,30 +104,45 @@ export class PartedCodebook extends CodebookBase {
     }
     const screen = checkScreen(options.screen);
     const onNonFinite = checkNonFinite(options.onNonFinite);
-    super(new CodebookHandle(name, checked, { metric, screen, onNonFinite }));
+    const device = resolveDevice(options.device, 'cpu');
+    super(new CodebookHandle(name, checked, { metric, screen, onNonFinite, device }));
     this.dims = this.handle.parts.map((part) => part.dim);
   }
 
   /**
    * The nearest codes of every query.
    *
-   * @param queries one array `[n, dims[p]]` per part, or one `[n, dim]` with the parts concatenated in each row
+   * @param queries one array `[n, dims[p]]` per part, or one `[n, dim]` with the parts concatenated in each row, which is
+   *   how a DeviceBuffer holds them
    */
-  async nearest(
+  nearest(
     queries: Queries | readonly Queries[],
+    options: PartedNearestOptions & { result: 'device' },
+  ): Promise<DevicePartedNearestResult>;
+  nearest(
+    queries: Queries | readonly Queries[],
+    options?: PartedNearestOptions & { result?: 'host' },
+  ): Promise<PartedNearestResult>;
+  async nearest(
+    given: Queries | readonly Queries[],
     options: PartedNearestOptions = {},
-  ): Promise<PartedNearestResult> {
-    const rows = this.#rows('nearest', queries, options, NEAREST_OPTIONS);
-    return this.handle.nearest(rows, options, this.#parts(options));
+  ): Promise<PartedNearestResult | DevicePartedNearestResult> {
+    const { queries, format } = this.#rows('nearest', given, options, NEAREST_OPTIONS);
+    return this.handle.nearest(queries, format, options, this.#parts(options));
   }
 
   /** As `nearest`, blocking: for workers and scripts. */
   nearestSync(
     queries: Queries | readonly Queries[],
-    options: Omit<PartedNearestOptions, 'signal'> = {},
-  ): PartedNearestResult {
-    const rows = this.#rows('nearest', queries, options, NEAREST_OPTIONS);
-    return this.handle.nearestSync(rows, options, this.#parts(options));
+    options: Omit<PartedNearestOptions, 'signal'> & { result: 'device' },
+  ): DevicePartedNearestResult;
+  nearestSync(
+    queries: Queries | readonly Queries[],
+    options?: Omit<PartedNearestOptions, 'signal'> & { result?: 'host' },
+  ): PartedNearestResult;
+  nearestSync(given: Queries | readonly Queries[], options: Omit<PartedNearestOptions, 'signal'> = {}) {
+    const { queries, format } = this.#rows('nearest', given, options, NEAREST_OPTIONS);
+    return this.handle.nearestSync(queries, format, options, this.#parts(options)) as never;
   }
 
   /**
@@ -124,21 +151,34 @@ export class PartedCodebook extends CodebookBase {
    *
    * @param rows as the queries of `nearest`
    */
+  quantize(
+    rows: Queries | readonly Queries[],
+    options: PartedQuantizeOptions & { result: 'device' },
+  ): Promise<DeviceQuantizeResult>;
+  quantize(
+    rows: Queries | readonly Queries[],
+    options?: PartedQuantizeOptions & { result?: 'host' },
+  ): Promise<QuantizeResult>;
   async quantize(
     rows: Queries | readonly Queries[],
     options: PartedQuantizeOptions = {},
-  ): Promise<QuantizeResult> {
-    const joined = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
-    return this.handle.quantize(joined, options, this.#weights(options.weights));
+  ): Promise<QuantizeResult | DeviceQuantizeResult> {
+    const { queries, format } = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantize(queries, format, options, this.#weights(options.weights));
   }
 
   /** As `quantize`, blocking. */
   quantizeSync(
     rows: Queries | readonly Queries[],
-    options: Omit<PartedQuantizeOptions, 'signal'> = {},
-  ): QuantizeResult {
-    const joined = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
-    return this.handle.quantizeSync(joined, options, this.#weights(options.weights));
+    options: Omit<PartedQuantizeOptions, 'signal'> & { result: 'device' },
+  ): DeviceQuantizeResult;
+  quantizeSync(
+    rows: Queries | readonly Queries[],
+    options?: Omit<PartedQuantizeOptions, 'signal'> & { result?: 'host' },
+  ): QuantizeResult;
+  quantizeSync(rows: Queries | readonly Queries[], options: Omit<PartedQuantizeOptions, 'signal'> = {}) {
+    const { queries, format } = this.#rows('quantize', rows, options, QUANTIZE_OPTIONS);
+    return this.handle.quantizeSync(queries, format, options, this.#weights(options.weights)) as never;
   }
 
   #parts(options: PartedNearestOptions): PartsRequest {
@@ -150,10 +190,10 @@ export class PartedCodebook extends CodebookBase {
   }
 
   /** Checks queries, and puts the parts of each side by side. */
-  #rows(where: string, queries: unknown, options: { format?: unknown }, known: string[]): Queries {
+  #rows(where: string, queries: unknown, options: { format?: unknown }, known: string[]) {
     checkOptions(where, options, known);
+    if (!Array.isArray(queries)) return this.handle.checkQueries('queries', queries, options.format);
     const format = checkFormat(options.format);
-    if (!Array.isArray(queries)) return checkQueries('queries', queries, this.dim, format);
     if (queries.length !== this.dims.length)
       throw invalidArgument('queries', `${this.dims.length} arrays, one per part,`, queries);
     const parts = queries.map((part, p) => checkQueries(`queries[${p}]`, part, this.dims[p], format));
@@ -173,7 +213,7 @@ export class PartedCodebook extends CodebookBase {
       }
       offset += dim;
     });
-    return rows;
+    return { queries: rows, format };
   }
 }
 

@@ -1,7 +1,17 @@
 /** The native codebook behind Codebook and its relatives: one or more parts, one shared index. */
-import { checkOptions, TokenFlowError } from '../errors.js';
+import type { Device } from '../backends.js';
+import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeCodebook, type NativeNearestRequest, native, settle } from '../native.js';
-import { checkChoice, checkIndices, checkInteger, checkOut, type QueryFormat } from './arguments.js';
+import {
+  type CallOptions,
+  checkChoice,
+  checkIndices,
+  checkInteger,
+  checkOut,
+  checkQueries,
+  type QueryFormat,
+} from './arguments.js';
+import { checkBuffer, DeviceBuffer } from './device-buffer.js';
 
 /**
  * What "nearest" means.
@@ -12,8 +22,12 @@ import { checkChoice, checkIndices, checkInteger, checkOut, type QueryFormat } f
  */
 export type Metric = 'l2' | 'cosine' | 'ip';
 
-/** Where lookups run. `'auto'` takes the best that is available. */
-export type CodebookDevice = 'auto' | 'cpu';
+/**
+ * Where lookups run: `'cpu'`, `'cuda'` (the first card that can be used), `'cuda:1'`, or `'auto'`, which takes a card where
+ * there is one and else, silently, the CPU. Default: `TOKENFLOW_DEVICE`, else `'cpu'`: a card pays for carrying queries and
+ * results to and fro. Every device gives the same indices and distances, bit for bit.
+ */
+export type CodebookDevice = Device;
 
 /**
  * Whether lookups first discard most codes with 8-bit arithmetic. It never changes a result: what is discarded
@@ -30,9 +44,9 @@ export type NonFiniteRule = 'skip' | 'throw';
 
 /** What lookups on a codebook did so far. */
 export interface LookupStats {
-  /** The instruction set in force. */
-  kernel: 'scalar' | 'avx2' | 'avx512';
-  /** The screen of that instruction set, when it has one. */
+  /** The instruction set in force, or `'cuda'`. */
+  kernel: 'scalar' | 'avx2' | 'avx512' | 'cuda';
+  /** The screen of that instruction set or card, when it has one. */
   screen?: string;
   /** Queries looked up. */
   queries: number;
@@ -40,7 +54,7 @@ export interface LookupStats {
   screened: number;
   /** Share of the codes that were scored exactly, over all queries: 1 without a screen. */
   exactShare: number;
-  /** Native memory of the codebook. */
+  /** Memory of the codebook where its lookups run. On a card the host keeps its copy besides. */
   bytes: number;
 }
 
@@ -53,6 +67,11 @@ export interface NearestOptions {
   k?: number;
   /** Arrays to write into instead of new ones, of exactly the result's length. */
   out?: { indices?: Int32Array; distances?: Float32Array };
+  /**
+   * `'host'` (the default): results are arrays. `'device'`: they stay in the memory of the codebook's device, as
+   * DeviceBuffers for further calls; dispose of each.
+   */
+  result?: ResultPlace;
   /** Stops the lookup; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
@@ -79,9 +98,24 @@ export interface NearestResult {
   margins?: Float32Array;
 }
 
+/** Where results go. */
+export type ResultPlace = 'host' | 'device';
+
+/** As NearestResult, in the memory of the codebook's device. */
+export interface DeviceNearestResult {
+  /** `[n, k]` */
+  indices: DeviceBuffer<'i32'>;
+  /** `[n, k]` */
+  distances: DeviceBuffer<'f32'>;
+  /** When asked for: `[n]` */
+  margins?: DeviceBuffer<'f32'>;
+}
+
 export interface QuantizeOptions {
   /** How the queries are given. Default `'f32'`. */
   format?: QueryFormat;
+  /** Where the results go, as for `nearest`. */
+  result?: ResultPlace;
   /** Stops the call; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
@@ -97,6 +131,18 @@ export interface QuantizeResult {
   counts: Int32Array;
 }
 
+/** As QuantizeResult, in the memory of the codebook's device. */
+export interface DeviceQuantizeResult {
+  /** `[n]` */
+  indices: DeviceBuffer<'i32'>;
+  /** `[n, dim]` */
+  codes: DeviceBuffer<'f32'>;
+  /** `[n]` */
+  errors: DeviceBuffer<'f32'>;
+  /** `[size]` */
+  counts: DeviceBuffer<'i32'>;
+}
+
 export interface HandlePart {
   vectors: Float32Array;
   dim: number;
@@ -107,11 +153,12 @@ export interface HandlePart {
 }
 
 export const METRICS = ['l2', 'cosine', 'ip'] as const;
-const DEVICES = ['auto', 'cpu'] as const;
 const MAX_K = 64;
 
+const FORMATS = ['f32', 'f16', 'bf16'] as const;
+
 export function checkFormat(format: unknown): QueryFormat {
-  return checkChoice('format', format ?? 'f32', ['f32', 'f16', 'bf16'] as const);
+  return checkChoice('format', format ?? 'f32', FORMATS);
 }
 
 export function checkScreen(screen: unknown): ScreenMode {
@@ -122,18 +169,11 @@ export function checkNonFinite(rule: unknown): NonFiniteRule {
   return checkChoice('onNonFinite', rule ?? 'skip', ['skip', 'throw'] as const);
 }
 
-export function checkDevice(device: unknown): void {
-  if (device === undefined) return;
-  if (device === 'cuda') {
-    throw new TokenFlowError(
-      'ERR_TOKENFLOW_BACKEND_UNAVAILABLE',
-      "Codebooks run on the CPU in this build; use device: 'auto' or 'cpu'",
-    );
-  }
-  checkChoice('device', device, DEVICES);
-}
-
-export type Queries = Float32Array | Uint16Array;
+/**
+ * Vectors as a call takes them: in a Float32Array, as 16-bit floats in a Uint16Array (`format` says which), or in a
+ * DeviceBuffer on the codebook's device.
+ */
+export type Queries = Float32Array | Uint16Array | DeviceBuffer<QueryFormat>;
 
 /** What the parts of a codebook add to a call. */
 export interface PartsRequest {
@@ -144,6 +184,19 @@ export interface PartsRequest {
 interface Prepared<Result> {
   request: NativeNearestRequest;
   finish(): Result;
+  /** After a failure. */
+  drop(): void;
+}
+
+/** The arrays of a result, on either side. */
+interface Places {
+  f32(length: number): Float32Array | DeviceBuffer<'f32'>;
+  i32(length: number): Int32Array | DeviceBuffer<'i32'>;
+}
+
+/** As native code takes it. */
+function nativeOf<T extends object>(value: T): T extends DeviceBuffer ? DeviceBuffer['native'] : T {
+  return (value instanceof DeviceBuffer ? value.native : value) as never;
 }
 
 /** How a codebook treats its codes and queries, whatever its parts. */
@@ -151,6 +204,8 @@ export interface HandleOptions {
   metric: Metric;
   screen: ScreenMode;
   onNonFinite: NonFiniteRule;
+  /** As `resolveDevice` gives it. */
+  device: string;
 }
 
 export class CodebookHandle {
@@ -159,21 +214,23 @@ export class CodebookHandle {
   readonly metric: Metric;
   readonly parts: readonly { dim: number; normalize: boolean }[];
   readonly nonFinite: number;
+  readonly device: string;
   readonly #onNonFinite: NonFiniteRule;
   #native: NativeCodebook | undefined;
 
   constructor(
     readonly name: string,
     parts: HandlePart[],
-    { metric, screen, onNonFinite }: HandleOptions,
+    { metric, screen, onNonFinite, device }: HandleOptions,
   ) {
     const sizes = parts.map((part) => part.vectors.length / part.dim);
     this.size = checkInteger('the number of codes', sizes[0], 1, 2 ** 24);
     this.metric = metric;
     this.parts = parts.map(({ dim, normalize }) => ({ dim, normalize: normalize || metric === 'cosine' }));
     this.dim = parts.reduce((sum, part) => sum + part.dim, 0);
+    this.device = device;
     this.#onNonFinite = onNonFinite;
-    this.#native = native().codebookCreate(parts, this.size, metric, screen);
+    this.#native = native().codebookCreate(parts, this.size, metric, screen, device);
     this.nonFinite = native().codebookInfo(this.#native).nonFinite;
     if (this.nonFinite > 0 && onNonFinite === 'throw') {
       this.dispose();
@@ -191,118 +248,169 @@ export class CodebookHandle {
     throw new TokenFlowError('ERR_TOKENFLOW_DISPOSED', `This ${this.name} was disposed; make a new one`);
   }
 
-  async nearest(queries: Queries, options: NearestOptions, parts: PartsRequest = {}) {
-    const { request, finish } = this.#prepareNearest(queries, options, parts, false);
-    await settle(() => native().codebookNearest(this.native, request), options.signal);
-    return finish();
+  /** Checks what a caller gives as queries; the format of a buffer is its own. */
+  checkQueries(name: string, queries: unknown, asked: unknown): { queries: Queries; format: QueryFormat } {
+    if (!(queries instanceof DeviceBuffer)) {
+      const format = checkFormat(asked);
+      return { queries: checkQueries(name, queries, this.dim, format), format };
+    }
+    const checked = checkBuffer(name, queries, this.device, FORMATS, this.dim);
+    if (asked !== undefined && checkFormat(asked) !== checked.dtype)
+      throw invalidArgument('format', `'${checked.dtype}', which the DeviceBuffer holds,`, asked);
+    return { queries: checked, format: checked.dtype };
   }
 
-  nearestSync(queries: Queries, options: NearestOptions, parts: PartsRequest = {}) {
-    const { request, finish } = this.#prepareNearest(queries, options, parts, true);
-    native().codebookNearest(this.native, request);
-    return finish();
+  async nearest(queries: Queries, format: QueryFormat, options: NearestOptions, parts: PartsRequest = {}) {
+    const prepared = this.#prepareNearest(queries, format, options, parts, false);
+    return this.#run(prepared, options.signal);
   }
 
-  async quantize(
-    queries: Queries,
-    options: QuantizeOptions,
-    weights?: Float32Array,
-  ): Promise<QuantizeResult> {
-    const { request, finish } = this.#prepareQuantize(queries, options, weights, false);
-    await settle(() => native().codebookNearest(this.native, request), options.signal);
-    return finish();
+  nearestSync(queries: Queries, format: QueryFormat, options: NearestOptions, parts: PartsRequest = {}) {
+    return this.#runSync(this.#prepareNearest(queries, format, options, parts, true));
   }
 
-  quantizeSync(queries: Queries, options: QuantizeOptions, weights?: Float32Array): QuantizeResult {
-    const { request, finish } = this.#prepareQuantize(queries, options, weights, true);
-    native().codebookNearest(this.native, request);
-    return finish();
+  async quantize(queries: Queries, format: QueryFormat, options: QuantizeOptions, weights?: Float32Array) {
+    return this.#run(this.#prepareQuantize(queries, format, options, weights, false), options.signal);
+  }
+
+  quantizeSync(queries: Queries, format: QueryFormat, options: QuantizeOptions, weights?: Float32Array) {
+    return this.#runSync(this.#prepareQuantize(queries, format, options, weights, true));
+  }
+
+  async #run<T>({ request, finish, drop }: Prepared<T>, signal?: AbortSignal): Promise<T> {
+    try {
+      await settle(() => native().codebookNearest(this.native, request), signal);
+      return finish();
+    } catch (error) {
+      drop();
+      throw error;
+    }
+  }
+
+  #runSync<T>({ request, finish, drop }: Prepared<T>): T {
+    try {
+      native().codebookNearest(this.native, request);
+      return finish();
+    } catch (error) {
+      drop();
+      throw error;
+    }
+  }
+
+  /** Where the results of a call go, and how to give up those on the device. */
+  #places(result: unknown): { places: Places; drop(): void } {
+    if (checkChoice('result', result ?? 'host', ['host', 'device'] as const) === 'host') {
+      const places: Places = {
+        f32: (length) => new Float32Array(length),
+        i32: (length) => new Int32Array(length),
+      };
+      return { places, drop: () => {} };
+    }
+    const made: DeviceBuffer[] = [];
+    const make = <D extends 'f32' | 'i32'>(dtype: D, length: number) => {
+      const buffer = DeviceBuffer.unfilled(this.device, dtype, length);
+      made.push(buffer as DeviceBuffer);
+      return buffer;
+    };
+    const places: Places = { f32: (length) => make('f32', length), i32: (length) => make('i32', length) };
+    return {
+      places,
+      drop: () => {
+        for (const buffer of made) buffer.dispose();
+      },
+    };
   }
 
   /** A job writes into arrays that nobody else holds; those of the caller are filled when it is done. */
   #prepareNearest(
     queries: Queries,
+    format: QueryFormat,
     options: NearestOptions,
-    { weights, partDistances: withParts }: PartsRequest,
+    { weights, partDistances }: PartsRequest,
     sync: boolean,
   ): Prepared<NearestResult & { partDistances?: Float32Array[] }> {
     this.native;
     const k = options.k === undefined ? 1 : checkInteger('k', options.k, 1, Math.min(MAX_K, this.size));
     checkOptions('out', options.out, ['indices', 'distances']);
     const n = queries.length / this.dim;
+    if (options.out !== undefined && options.result === 'device')
+      throw invalidArgument('out', "nothing, as result is 'device',", options.out);
     const outIndices = checkOut('out.indices', options.out?.indices, Int32Array, n * k);
     const outDistances = checkOut('out.distances', options.out?.distances, Float32Array, n * k);
-    const ranks = options.margin ? Math.min(this.size, Math.max(2, k)) : k; // found; k of them are returned
-    const indices = new Int32Array(n * ranks);
-    const distances = new Float32Array(n * ranks);
-    const partDistances = withParts ? new Float32Array(n * ranks * this.parts.length) : undefined;
-    const format = options.format ?? 'f32';
-    const request = { queries, format, k: ranks, weights, indices, distances, partDistances, sync };
+    const { places, drop } = this.#places(options.result);
+    const result = {
+      indices: places.i32(n * k),
+      distances: places.f32(n * k),
+      ...(options.margin && { margins: places.f32(n) }),
+      ...(partDistances && { partDistances: this.parts.map(() => places.f32(n * k)) }),
+    };
+    const missing = new Float64Array(1);
+    const request: NativeNearestRequest = {
+      ...{ queries: nativeOf(queries), format, n, k, weights, missing, sync },
+      indices: nativeOf(result.indices),
+      distances: nativeOf(result.distances),
+      margins: result.margins && nativeOf(result.margins),
+      partDistances: result.partDistances?.map(nativeOf),
+    };
     const finish = () => {
-      this.#checkFound(indices, ranks);
-      const result = {
-        indices: firstRanks(indices, ranks, k),
-        distances: firstRanks(distances, ranks, k),
-        margins: options.margin ? marginsOf(distances, indices, ranks) : undefined,
-        partDistances:
-          partDistances &&
-          this.parts.map((_, p) =>
-            firstRanks(partDistances.subarray(p * n * ranks, (p + 1) * n * ranks), ranks, k),
-          ),
-      };
-      checkOut('out.indices', outIndices, Int32Array, n * k)?.set(result.indices);
-      checkOut('out.distances', outDistances, Float32Array, n * k)?.set(result.distances);
+      this.#checkFound(missing[0]);
+      checkOut('out.indices', outIndices, Int32Array, n * k)?.set(result.indices as Int32Array);
+      checkOut('out.distances', outDistances, Float32Array, n * k)?.set(result.distances as Float32Array);
       return {
+        ...result,
         indices: outIndices ?? result.indices,
         distances: outDistances ?? result.distances,
-        ...(result.margins && { margins: result.margins }),
-        ...(result.partDistances && { partDistances: result.partDistances }),
-      };
+      } as NearestResult & { partDistances?: Float32Array[] }; // or DeviceNearestResult: the overloads of callers say which
     };
-    return { request, finish };
+    return { request, finish, drop };
   }
 
   #prepareQuantize(
     queries: Queries,
+    format: QueryFormat,
     options: QuantizeOptions,
     weights: Float32Array | undefined,
     sync: boolean,
   ): Prepared<QuantizeResult> {
     this.native;
     const n = queries.length / this.dim;
+    const { places, drop } = this.#places(options.result);
     const result = {
-      indices: new Int32Array(n),
-      codes: new Float32Array(queries.length),
-      errors: new Float32Array(n),
-      counts: new Int32Array(this.size),
+      indices: places.i32(n),
+      codes: places.f32(queries.length),
+      errors: places.f32(n),
+      counts: places.i32(this.size),
     };
-    return {
-      request: { queries, format: options.format ?? 'f32', k: 1, weights, ...result, sync },
-      finish: () => {
-        this.#checkFound(result.indices, 1);
-        return result;
-      },
+    const missing = new Float64Array(1);
+    const request: NativeNearestRequest = {
+      ...{ queries: nativeOf(queries), format, n, k: 1, weights, missing, sync },
+      indices: nativeOf(result.indices),
+      codes: nativeOf(result.codes),
+      errors: nativeOf(result.errors),
+      counts: nativeOf(result.counts),
     };
+    const finish = () => {
+      this.#checkFound(missing[0]);
+      return result as QuantizeResult; // or DeviceQuantizeResult
+    };
+    return { request, finish, drop };
   }
 
   /** Throws where a query found no code and the rule says so. */
-  #checkFound(indices: Int32Array, ranks: number): void {
-    if (this.#onNonFinite === 'skip') return;
-    for (let at = 0; at < indices.length; at += ranks) {
-      if (indices[at] >= 0) continue;
-      throw new TokenFlowError(
-        'ERR_TOKENFLOW_INVALID_ARGUMENT',
-        `Expected finite queries but row ${at / ranks} has NaN, infinity or values too large to square; mend it, or make ` +
-          "the codebook with onNonFinite: 'skip' for an index of -1",
-      );
-    }
+  #checkFound(firstMissing: number): void {
+    if (this.#onNonFinite === 'skip' || firstMissing < 0) return;
+    throw new TokenFlowError(
+      'ERR_TOKENFLOW_INVALID_ARGUMENT',
+      `Expected finite queries but row ${firstMissing} has NaN, infinity or values too large to square; mend it, or make ` +
+        "the codebook with onNonFinite: 'skip' for an index of -1",
+    );
   }
 
   get stats(): LookupStats {
     const { screen, queries, screened, exactScores, bytes } = native().codebookInfo(this.native);
     const exact = exactScores + (queries - screened) * this.size;
     return {
-      kernel: native().simdLevel(),
+      kernel: this.device === 'cpu' ? native().simdLevel() : 'cuda',
       screen,
       queries,
       screened,
@@ -325,6 +433,22 @@ export class CodebookHandle {
     return rows;
   }
 
+  /** Rows `[n, dim]` of indices on the device, left there. */
+  async gatherPlaced(indices: DeviceBuffer, options: CallOptions): Promise<DeviceBuffer<'f32'>> {
+    checkOptions('lookup', options, ['signal']);
+    const from = checkBuffer('indices', indices, this.device, ['i32'] as const);
+    const handle = this.native;
+    const rows = DeviceBuffer.unfilled(this.device, 'f32', from.length * this.dim);
+    try {
+      const request = { indices: from.native, n: from.length, rows: rows.native, sync: false };
+      await settle(() => native().codebookGatherPlaced(handle, request), options.signal);
+    } catch (error) {
+      rows.dispose();
+      throw error;
+    }
+    return rows;
+  }
+
   /** Native memory; 0 once disposed. */
   get bytes(): number {
     return this.#native === undefined ? 0 : native().codebookInfo(this.#native).bytes;
@@ -338,24 +462,4 @@ export class CodebookHandle {
   get disposed(): boolean {
     return this.#native === undefined;
   }
-}
-
-/** The first `k` of every row's `ranks`. */
-function firstRanks<T extends Int32Array | Float32Array>(values: T, ranks: number, k: number): T {
-  if (k === ranks) return values;
-  const kept = values.slice(0, (values.length / ranks) * k) as T;
-  for (let i = 0; i < kept.length; i++) kept[i] = values[Math.floor(i / k) * ranks + (i % k)];
-  return kept;
-}
-
-/** Gap between the first two of every row's `ranks`. Its sign is that of the metric, so it is dropped. */
-function marginsOf(distances: Float32Array, indices: Int32Array, ranks: number): Float32Array {
-  const margins = new Float32Array(distances.length / ranks);
-  for (let i = 0; i < margins.length; i++) {
-    const [best, second] = [i * ranks, i * ranks + 1];
-    if (indices[best] < 0) margins[i] = Number.NaN;
-    else if (ranks < 2 || indices[second] < 0) margins[i] = Infinity;
-    else margins[i] = Math.abs(distances[second] - distances[best]);
-  }
-  return margins;
 }

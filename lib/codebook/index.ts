@@ -1,4 +1,5 @@
 /** The codebook layer alone: it loads no image code, no sharp and no model. */
+export { BackendUnavailableError, type Device } from '../backends.js';
 export { type ErrorCode, TokenFlowError } from '../errors.js';
 export type { CallOptions, QueryFormat } from './arguments.js';
 export {
@@ -20,7 +21,14 @@ export {
   saveCodebook,
 } from './codebook-file.js';
 export {
+  type DeviceArrays,
+  DeviceBuffer,
+  type DeviceBufferOptions,
+  type DeviceDtype,
+} from './device-buffer.js';
+export {
   type CodebookPartOptions,
+  type DevicePartedNearestResult,
   DualCodebook,
   PartedCodebook,
   type PartedCodebookOptions,
@@ -36,6 +44,8 @@ export {
 } from './finite-scalar-quantizer.js';
 export type {
   CodebookDevice,
+  DeviceNearestResult,
+  DeviceQuantizeResult,
   LookupStats,
   Metric,
   NearestOptions,
@@ -44,6 +54,7 @@ export type {
   QuantizeOptions,
   QuantizeResult,
   Queries,
+  ResultPlace,
   ScreenMode,
 } from './handle.js';
 export { type KMeansOptions, type KMeansProgress, type KMeansResult, kMeans, kMeansSync } from './kmeans.js';

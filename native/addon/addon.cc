@@ -56,6 +56,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitLearning(env, exports);
   InitProgram(env, exports);
   InitCuda(env, exports);
+  InitDeviceBuffer(env, exports);
   return exports;
 }
 

@@ -3,8 +3,7 @@
 
 #include <utility>
 
-#include "addon/handles.h"
-#include "codebook/half.h"
+#include "addon/placed.h"
 #include "codebook/reference.h"
 #include "cpu/fma_peak.h"
 #include "cpu/read_speed.h"
@@ -13,7 +12,7 @@ namespace tokenflow {
 
 namespace {
 
-// codebookCreate(parts: { vectors: Float32Array, dim, normalize, unit }[], codes, metric, screen)
+// codebookCreate(parts: { vectors: Float32Array, dim, normalize, unit }[], codes, metric, screen, device)
 Napi::Value Create(const Napi::CallbackInfo& info) {
   const auto list = info[0].As<Napi::Array>();
   std::vector<CodebookPart> parts;
@@ -29,18 +28,21 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
   const ScreenMode mode = screen == "off"      ? ScreenMode::kOff
                           : screen == "always" ? ScreenMode::kAlways
                                                : ScreenMode::kAuto;
-  return WrapShared(info.Env(),
-                    std::make_shared<const Codebook>(parts, codes, MetricNamed(info[2]), mode, unit));
+  const DevicePlace place = DevicePlace::Named(info[4].As<Napi::String>());
+  const auto host = std::make_shared<const Codebook>(parts, codes, MetricNamed(info[2]), mode, unit);
+  return WrapShared(info.Env(), std::make_shared<const CodebookEntry>(CodebookEntry{
+                                    place, host, place.Keep(place.codebooks->Place(host, mode))}));
 }
 
 // codebookInfo(handle) -> { nonFinite, bytes, screen, queries, screened, exactScores }
 Napi::Value Info(const Napi::CallbackInfo& info) {
-  const auto codebook = UnwrapShared<const Codebook>(info[0]);
+  const auto entry = CodebookOf(info[0]);
+  const PlacedCodebook& placed = *entry->placed;
   auto result = Napi::Object::New(info.Env());
-  result.Set("nonFinite", static_cast<double>(codebook->non_finite()));
-  result.Set("bytes", static_cast<double>(codebook->bytes()));
-  if (codebook->screen_name() != nullptr) result.Set("screen", codebook->screen_name());
-  const LookupCounts counts = codebook->counts();
+  result.Set("nonFinite", static_cast<double>(entry->host->non_finite()));
+  result.Set("bytes", static_cast<double>(placed.bytes()));
+  if (placed.screen_name() != nullptr) result.Set("screen", placed.screen_name());
+  const LookupCounts counts = placed.counts();
   result.Set("queries", static_cast<double>(counts.queries));
   result.Set("screened", static_cast<double>(counts.screened));
   result.Set("exactScores", static_cast<double>(counts.exact_scores));
@@ -49,59 +51,79 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
 
 // codebookRelease(handle): gives up the handle's share now.
 Napi::Value Release(const Napi::CallbackInfo& info) {
-  info[0].As<Napi::External<std::shared_ptr<const Codebook>>>().Data()->reset();
+  info[0].As<Napi::External<std::shared_ptr<const CodebookEntry>>>().Data()->reset();
   return info.Env().Undefined();
 }
 
-// Queries as float32, from a Float32Array or a Uint16Array of 16-bit floats.
-std::vector<float> FloatsOf(const Napi::Value& value, const std::string& format) {
-  if (format == "f32") return ArrayCopy<float>(value);
-  const uint16_t* bits = ArrayData<uint16_t>(value);
-  std::vector<float> floats(ArrayLength(value));
-  const auto convert = format == "f16" ? FloatOfHalf : FloatOfBFloat16;
-  for (size_t i = 0; i < floats.size(); i++) floats[i] = convert(bits[i]);
-  return floats;
-}
-
-// codebookNearest(handle, { queries, format, k, weights?, indices, distances?, partDistances?, codes?, errors?,
-// counts?, sync })
+// codebookNearest(handle, { queries, format, n, k, weights?, indices, distances?, partDistances?, margins?, codes?, errors?,
+// counts?, missing, sync }): arrays or device buffers.
 Napi::Value Nearest(const Napi::CallbackInfo& info) {
-  const auto codebook = UnwrapShared<const Codebook>(info[0]);
+  const auto entry = CodebookOf(info[0]);
   const auto request = info[1].As<Napi::Object>();
-  const Napi::Value queries = request.Get("queries"), indices = request.Get("indices"),
-                    distances = request.Get("distances"), parts = request.Get("partDistances"),
-                    codes = request.Get("codes"), errors = request.Get("errors"),
-                    counts = request.Get("counts");
+  const bool sync = Flag(request, "sync");
+  const Napi::Value missing = request.Get("missing");
+  std::vector<Napi::Value> filled{missing};
+  const auto output = [&](const Napi::Value& value) {
+    filled.push_back(value);
+    return OutputArgument(value);
+  };
+  std::vector<OutputArgument> parts;
+  if (request.Get("partDistances").IsArray()) {
+    const auto list = request.Get("partDistances").As<Napi::Array>();
+    for (uint32_t p = 0; p < list.Length(); p++) parts.push_back(output(list.Get(p)));
+  }
   const std::string format = request.Get("format").As<Napi::String>();
-  const bool sync = request.Get("sync").ToBoolean();
-  const int k = request.Get("k").As<Napi::Number>().Int32Value();
-  const int64_t n = ArrayLength(queries) / codebook->dim();
-  const NearestOutput out{ArrayData<int32_t>(indices), ArrayData<float>(distances), ArrayData<float>(parts),
-                          ArrayData<float>(codes), ArrayData<float>(errors)};
-  int32_t* const histogram = ArrayData<int32_t>(counts);
+  NearestRequest plain;
+  plain.format = format == "f16"    ? QueryFormat::kFloat16
+                 : format == "bf16" ? QueryFormat::kBFloat16
+                                    : QueryFormat::kFloat32;
+  plain.n = Integer(request, "n");
+  plain.k = static_cast<int>(Integer(request, "k"));
+  double* const first_missing = ArrayData<double>(missing);
+  const OutputArgument indices = output(request.Get("indices")), distances = output(request.Get("distances")),
+                       margins = output(request.Get("margins")), codes = output(request.Get("codes")),
+                       errors = output(request.Get("errors")), counts = output(request.Get("counts"));
   auto weights = ArrayCopy<float>(request.Get("weights"));
-  const bool brief = codebook->IsBrief(n, weights.empty() ? nullptr : weights.data());
-  const bool in_place = sync && format == "f32";
-  auto copy = in_place ? std::vector<float>() : FloatsOf(queries, format);
-  const float* given = ArrayData<float>(queries);
+  const bool brief = entry->placed->IsBrief(plain.n, weights.empty() ? nullptr : weights.data());
   return DispatchJob(
-      info.Env(), sync, {indices, distances, parts, codes, errors, counts},
-      [=, copy = std::move(copy), weights = std::move(weights)](const CancelFlag& cancelled) {
-        const float* x = in_place ? given : copy.data();
-        codebook->Nearest(x, n, k, weights.empty() ? nullptr : weights.data(), out, cancelled);
-        if (histogram == nullptr || cancelled.load()) return;
-        for (int64_t i = 0; i < n; i++) {
-          if (out.indices[i * k] != kNoCode) histogram[out.indices[i * k]]++;
-        }
+      info.Env(), sync, filled,
+      [=, queries = InputArgument(request.Get("queries"), sync),
+       weights = std::move(weights)](const CancelFlag& cancelled) {
+        NearestRequest wanted = plain;
+        wanted.queries = queries.operand();
+        wanted.weights = weights.empty() ? nullptr : weights.data();
+        wanted.indices = indices.operand();
+        wanted.distances = distances.operand();
+        for (const OutputArgument& part : parts) wanted.part_distances.push_back(part.operand());
+        wanted.margins = margins.operand();
+        wanted.codes = codes.operand();
+        wanted.errors = errors.operand();
+        wanted.counts = counts.operand();
+        *first_missing = static_cast<double>(entry->placed->Nearest(wanted, cancelled).first_missing);
       },
-      brief);
+      *entry->place.queue, brief);
 }
 
-// codebookGather(handle, indices: Int32Array, out: Float32Array)
+// codebookGather(handle, indices: Int32Array, out: Float32Array): from the host's copy, at once.
 Napi::Value Gather(const Napi::CallbackInfo& info) {
-  const auto codebook = UnwrapShared<const Codebook>(info[0]);
-  codebook->Gather(ArrayData<int32_t>(info[1]), ArrayLength(info[1]), ArrayData<float>(info[2]));
+  const auto entry = CodebookOf(info[0]);
+  entry->host->Gather(ArrayData<int32_t>(info[1]), ArrayLength(info[1]), ArrayData<float>(info[2]));
   return info.Env().Undefined();
+}
+
+// codebookGatherPlaced(handle, { indices, n, rows, sync }): arrays or device buffers.
+Napi::Value GatherPlaced(const Napi::CallbackInfo& info) {
+  const auto entry = CodebookOf(info[0]);
+  const auto request = info[1].As<Napi::Object>();
+  const bool sync = Flag(request, "sync");
+  const Napi::Value rows = request.Get("rows");
+  return DispatchJob(
+      info.Env(), sync, {rows},
+      [=, n = Integer(request, "n"), indices = InputArgument(request.Get("indices"), sync),
+       out = OutputArgument(rows)](const CancelFlag&) {
+        entry->placed->Gather(indices.operand(), n, out.operand());
+      },
+      *entry->place.queue);
 }
 
 // codebookReference(parts: { vectors, dim, normalize, weight }[], codes, metric, queries, k, indices): the
@@ -160,6 +182,7 @@ void InitCodebook(Napi::Env env, Napi::Object exports) {
   ExportGuarded<Release>(env, exports, "codebookRelease");
   ExportGuarded<Nearest>(env, exports, "codebookNearest");
   ExportGuarded<Gather>(env, exports, "codebookGather");
+  ExportGuarded<GatherPlaced>(env, exports, "codebookGatherPlaced");
   ExportGuarded<Reference>(env, exports, "codebookReference");
   ExportGuarded<FmaPeak>(env, exports, "fmaPeak");
   ExportGuarded<ReadSeconds>(env, exports, "readSeconds");

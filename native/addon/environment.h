@@ -86,6 +86,7 @@ void InitQuantizers(Napi::Env env, Napi::Object exports);
 void InitLearning(Napi::Env env, Napi::Object exports);
 void InitProgram(Napi::Env env, Napi::Object exports);
 void InitCuda(Napi::Env env, Napi::Object exports);
+void InitDeviceBuffer(Napi::Env env, Napi::Object exports);
 void InitImage(Napi::Env env, Napi::Object exports);
 
 }  // namespace tokenflow

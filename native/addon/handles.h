@@ -62,15 +62,17 @@ inline Metric MetricNamed(const Napi::Value& value) {
 // Runs `work` in its turn and waits (sync), or queues it and returns { promise, cancel }. The arrays in `filled` stay
 // alive until then; `work` must not touch JavaScript. `brief`: see Environment::Schedule.
 inline Napi::Value DispatchJob(Napi::Env env, bool sync, const std::vector<Napi::Value>& filled,
-                               std::function<void(const CancelFlag&)> work, bool brief = false) {
+                               std::function<void(const CancelFlag&)> work,
+                               ComputeQueue& queue = ComputeQueue::Cpu(), bool brief = false) {
   if (sync) {
     const CancelFlag never{false};
-    ComputeQueue::Cpu().Run([&] { work(never); });
+    queue.Run([&] { work(never); });
     return env.Undefined();
   }
   auto job = std::make_unique<Job>(env);
+  job->queue = &queue;
   for (const Napi::Value& value : filled) {
-    if (value.IsObject()) job->held.push_back(Napi::Persistent(value.As<Napi::Object>()));
+    if (value.IsTypedArray()) job->held.push_back(Napi::Persistent(value.As<Napi::Object>()));
   }
   job->execute = std::move(work);
   job->resolve = [](Napi::Env e) { return e.Undefined(); };

@@ -1,5 +1,5 @@
 // The quantisers on top of codebooks, for JavaScript.
-#include "addon/handles.h"
+#include "addon/placed.h"
 #include "codebook/multiscale.h"
 #include "codebook/product.h"
 #include "codebook/residual.h"
@@ -12,14 +12,14 @@ namespace {
 std::vector<std::shared_ptr<const Codebook>> CodebooksOf(const Napi::Value& value) {
   const auto list = value.As<Napi::Array>();
   std::vector<std::shared_ptr<const Codebook>> codebooks;
-  for (uint32_t i = 0; i < list.Length(); i++) codebooks.push_back(UnwrapShared<const Codebook>(list.Get(i)));
+  for (uint32_t i = 0; i < list.Length(); i++) codebooks.push_back(CodebookOf(list.Get(i))->host);
   return codebooks;
 }
 
 // multiScaleCreate(codebook, scales: Int32Array, weights?: Float32Array, phi?: { kernels: { weight: Float32Array,
 // bias?: Float32Array }[], ratio })
 Napi::Value MultiScaleCreate(const Napi::CallbackInfo& info) {
-  const auto codebook = UnwrapShared<const Codebook>(info[0]);
+  const auto codebook = CodebookOf(info[0])->host;
   std::vector<Phi> phis;
   if (info[3].IsObject()) {
     const auto phi = info[3].As<Napi::Object>();

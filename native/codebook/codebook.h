@@ -13,6 +13,7 @@
 #include "codebook/plan.h"
 #include "codebook/screen.h"
 #include "cpu/lookup_kernels.h"
+#include "runtime/codebook_backend.h"
 #include "runtime/queue.h"
 
 namespace tokenflow {
@@ -23,13 +24,6 @@ struct NearestOutput {
   float* part_distances;    // [part][N][k] or null: each part's own distance, unweighted
   float* codes = nullptr;   // [N][dim] or null: the nearest code itself; NaN where there is none
   float* errors = nullptr;  // [N] or null: squared distance of the query as compared from it, unweighted
-};
-
-// What lookups on a codebook did, added up over its life.
-struct LookupCounts {
-  int64_t queries;
-  int64_t screened;      // queries answered by the screen
-  int64_t exact_scores;  // codes scored exactly for those
 };
 
 class Codebook {

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "cpu/codebook_backend.h"
 #include "cpu/fusion.h"
 #include "cpu/op.h"
 #include "runtime/cpu_features.h"
@@ -111,6 +112,8 @@ class CpuProgram : public Program {
 
 class Cpu : public Backend {
  public:
+  CodebookBackend& codebooks() override { return CpuCodebooks(); }
+
   std::shared_ptr<WeightStore> CreateStore() override { return std::make_shared<CpuWeightStore>(); }
 
   std::shared_ptr<Program> Compile(const Graph& graph, std::shared_ptr<WeightStore> store,

@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include "card.h"
+#include "codebook_backend.h"
 #include "program.h"
 #include "weights.h"
 
@@ -10,7 +11,10 @@ namespace {
 
 class CudaBackend : public Backend {
  public:
-  explicit CudaBackend(int index) : card_(std::make_shared<Card>(index)) {}
+  explicit CudaBackend(int index)
+      : card_(std::make_shared<Card>(index)), codebooks_(MakeCodebookBackend(card_)) {}
+
+  CodebookBackend& codebooks() override { return *codebooks_; }
 
   std::shared_ptr<WeightStore> CreateStore() override { return std::make_shared<CudaWeightStore>(card_); }
 
@@ -34,6 +38,7 @@ class CudaBackend : public Backend {
 
  private:
   const std::shared_ptr<Card> card_;
+  const std::unique_ptr<CodebookBackend> codebooks_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The lookup: prepare the queries, leave minima per group of codes, settle. Three launches a pass.
+// The lookup: prepare the queries, leave minima per group of codes, settle; and, where a quantiser asks for more than
+// indices, fetch it. Three or four launches a pass.
 #include "arena.h"
 #include "lookup.cuh"
 #include "nearest.cuh"
@@ -55,6 +56,9 @@ void Lookup(const float* x, int64_t count, const CodebookView& book, int k, cons
     pass.indices += begin * k;
     if (pass.distances != nullptr) pass.distances += begin * k;
     if (pass.part_distances != nullptr) pass.part_distances += begin * k;
+    QuantizeResult& quantized = pass.quantized;
+    if (quantized.codes != nullptr) quantized.codes += begin * book.dim;
+    if (quantized.errors != nullptr) quantized.errors += begin;
     PrepareQueries(queries, book, stream);
     switch (plan.path) {
       case LookupPath::kKeys:
@@ -70,6 +74,8 @@ void Lookup(const float* x, int64_t count, const CodebookView& book, int k, cons
         SettleMinima(queries, book, space.minima, k, pass, stream);
         break;
     }
+    if (quantized.codes != nullptr || quantized.errors != nullptr || quantized.counts != nullptr)
+      Quantize(queries, book, pass.indices, k, quantized, stream);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "codebook/plan.h"
 #include "lookup_view.h"
 
 namespace tokenflow::cuda {
@@ -32,9 +33,12 @@ constexpr int64_t kBlockQueries = 128;
 // operation counts (twice the multiply-adds an exact kernel of one full wave does); no card has measured it.
 constexpr int64_t kScreenWork = int64_t{1} << 31;
 
-inline LookupPlan PlanLookup(int64_t queries, int64_t padded_codes, int dim, int k, const CardShape& card) {
+inline LookupPlan PlanLookup(int64_t queries, int64_t padded_codes, int dim, int k, const CardShape& card,
+                             ScreenMode mode = ScreenMode::kAuto) {
   LookupPlan plan;
-  const bool screen = card.arch >= 80 && queries * padded_codes >= kScreenWork / dim;
+  const bool pays =
+      mode == ScreenMode::kAuto ? queries * padded_codes >= kScreenWork / dim : mode == ScreenMode::kAlways;
+  const bool screen = card.arch >= 80 && pays;
   plan.path = screen ? LookupPath::kScreen : k == 1 ? LookupPath::kKeys : LookupPath::kMinima;
   plan.per_pass = queries;
   if (plan.path != LookupPath::kKeys) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "launch.cuh"
 #include "lookup_view.h"
+#include "quantize.cuh"
 
 namespace tokenflow::cuda {
 
@@ -13,6 +14,7 @@ struct NearestResult {
   float* part_distances;              // [part][count][k] or null
   int64_t part_stride;                // elements between the parts: all queries of the call times k
   unsigned long long* scored_groups;  // or null: += the groups (tiles for keys) that were scored again
+  QuantizeResult quantized{};         // of the nearest
 };
 
 // k = 1, from the keys of NearestKeys.

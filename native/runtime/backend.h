@@ -1,11 +1,13 @@
 // Where programs run. A backend compiles a checked graph and runs it; the CPU is one, each card of the CUDA library, which
-// is loaded on first need, another. Across that border go plain structs, pointers and these three classes, nothing of N-API.
+// is loaded on first need, another. Across that border go plain structs, pointers, these three classes and those of
+// codebook_backend.h, nothing of N-API.
 #pragma once
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "runtime/codebook_backend.h"
 #include "runtime/graph.h"
 #include "runtime/queue.h"
 
@@ -52,6 +54,7 @@ class Program {
 class Backend {
  public:
   virtual ~Backend() = default;
+  virtual CodebookBackend& codebooks() = 0;
   virtual std::shared_ptr<WeightStore> CreateStore() = 0;
   // `store` is one of this backend's. Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE for a precision
   // that the device lacks.

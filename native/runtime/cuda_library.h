@@ -1,7 +1,7 @@
 // The CUDA backend lives in a library of its own, loaded on first need and never unloaded, so that a machine without a
-// card, a driver or that file runs everything else. This header and backend.h are the whole border: plain data, functions,
-// the classes of backend.h, `Error` as the only exception, and no CUDA type, behind one versioned entry point. Either side
-// checks the other's version before it believes anything else.
+// card, a driver or that file runs everything else. This header, backend.h and codebook_backend.h are the whole border:
+// plain data, functions, the classes of those two, `Error` as the only exception, and no CUDA type, behind one versioned
+// entry point. Either side checks the other's version before it believes anything else.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -12,8 +12,8 @@ namespace tokenflow {
 class Backend;
 
 // Raised with every change of what is declared here; part of the entry point's name.
-constexpr int32_t kCudaAbi = 2;
-constexpr char kCudaEntryPoint[] = "tokenflow_cuda_2";
+constexpr int32_t kCudaAbi = 3;
+constexpr char kCudaEntryPoint[] = "tokenflow_cuda_3";
 constexpr char kCudaLibraryFile[] = "tokenflow_cuda.so";
 
 enum class CudaReason : int32_t {

@@ -12,8 +12,8 @@ namespace tokenflow {
 namespace {
 
 constexpr int64_t kBatchBytes =
-    16 << 20;                    // of block values, which very large codebooks would fill memory with
-constexpr int kMostBatch = 120;  // queries swept together; a multiple of every tile
+    16 << 20;                   // of block values, which very large codebooks would fill memory with
+constexpr int kMostBatch = 60;  // queries swept together; a multiple of every tile
 constexpr int64_t kSweepBytes = 24 << 10;    // codes that stay in the first-level cache while they pass
 constexpr int64_t kScoredBytes = 256 << 10;  // of panels on their way into the second-level cache
 constexpr double kSharedScale = 0.85;
@@ -71,7 +71,6 @@ struct ScreenScan::Survivors {
   AlignedVector<int32_t> values;  // theirs, for the query in hand
   std::vector<int32_t> others;    // likewise
   std::vector<int32_t> places;    // of lanes
-  int32_t found[kSpanBlocks];
   std::vector<ExactTask> tasks;
 };
 
@@ -322,27 +321,28 @@ void ScreenScan::FindSurvivors(Query* query, int place, Survivors* s) const {
   // Of k distinct codes: lane minima are values of codes of their own. The last span may repeat a code to fill up.
   const int64_t lanes = k_ == 1 ? spans_ * 16 : codes_.codes / (kSpan * kSuperBlock) * 16;
   const int32_t threshold = Threshold(Bound(least, lanes, k_, tolerance) + margin);
-  s->places.resize(spans_ * 16);
-  const int found_lanes = kernels_.scan(least, spans_ * 16, threshold, s->places.data());
+  s->places.resize(spans_ * 16 + 16);
+  const int found_lanes = kernels_.scan(least, spans_ * 16, threshold, 0, s->places.data());
   const int64_t limit = 4 * MostSurvivors(codes_.blocks);
+  int64_t found = 0;
   for (int i = 0; i < found_lanes;) {
     const int64_t span = s->places[i] / 16;
     while (i < found_lanes && s->places[i] / 16 == span) i++;
     // A span's blocks, of which the last may be but fillers: they repeat the last code.
     const int64_t begin = span * kSpanBlocks,
                   size = std::min<int64_t>(kSpanBlocks, codes_.super_blocks * 16 - begin);
-    const int count = kernels_.scan(values + begin, size, threshold, s->found);
-    for (int at = 0; at < count; at++) {
-      const int32_t block = static_cast<int32_t>(begin) + s->found[at];
-      if (block < codes_.blocks) s->blocks.push_back(block);
-    }
-    if (static_cast<int64_t>(s->blocks.size()) - query->first > limit) {
+    s->blocks.resize(query->first + found + size + 16);
+    found += kernels_.scan(values + begin, size, threshold, begin, s->blocks.data() + query->first + found);
+    if (found > limit) {
       query->usable = false;
       s->blocks.resize(query->first);
       return;
     }
   }
-  query->count = static_cast<int32_t>(s->blocks.size()) - query->first;
+  const int32_t* const found_blocks = s->blocks.data() + query->first;
+  while (found > 0 && found_blocks[found - 1] >= codes_.blocks) found--;
+  s->blocks.resize(query->first + found);
+  query->count = static_cast<int32_t>(found);
   int32_t* blocks = s->blocks.data() + query->first;
   // The best first: their exact scores are what the others are held against.
   if (k_ == 1) {
@@ -361,16 +361,16 @@ void ScreenScan::FindSurvivors(Query* query, int place, Survivors* s) const {
   for (int i = 0; i < query->count; i++) s->values[i] = values[blocks[i]];
   const int32_t bound = Bound(s->values.data(), static_cast<int64_t>(s->values.size()), k_, tolerance);
   const int32_t tighter = Threshold(bound + margin);
-  s->others.clear();
-  for (int i = 0; i < query->count; i++) {
-    if (s->values[i] <= bound) {
-      blocks[query->scored++] = blocks[i];
-    } else if (s->values[i] <= tighter) {
-      s->others.push_back(blocks[i]);
-    }
+  s->others.resize(query->count);
+  int others = 0;
+  for (int i = 0; i < query->count; i++) {  // without branches, which nothing could predict
+    const int32_t block = blocks[i], value = s->values[i];
+    blocks[query->scored] = s->others[others] = block;
+    query->scored += value <= bound;
+    others += value > bound && value <= tighter;
   }
-  std::copy(s->others.begin(), s->others.end(), blocks + query->scored);
-  query->count = query->scored + static_cast<int32_t>(s->others.size());
+  std::copy_n(s->others.data(), others, blocks + query->scored);
+  query->count = query->scored + others;
   s->blocks.resize(query->first + query->count);
 
   TopState& top = b.tops[place];
@@ -413,7 +413,7 @@ void ScreenScan::Prefetch(const int32_t* blocks, int count) const {
   const int64_t bytes = int64_t{kPanelCodes} * codes_.dim * sizeof(float);
   for (int i = 0; i < std::min(count, 16); i++) {
     const char* panel = reinterpret_cast<const char*>(exact_.panels.codes) + blocks[i] * bytes;
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(panel + at);
+    for (int64_t at = 0; at < bytes; at += 256) __builtin_prefetch(panel + at);
     __builtin_prefetch(exact_.panels.norms + int64_t{blocks[i]} * kPanelCodes);
     __builtin_prefetch(exact_.indices + int64_t{blocks[i]} * kPanelCodes);
   }

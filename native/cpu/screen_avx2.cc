@@ -147,14 +147,14 @@ void Join(const int8_t* q, int count, int32_t* words, int stride) {
   }
 }
 
-int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* places) {
+int Scan(const int32_t* values, int64_t count, int32_t threshold, int64_t first, int32_t* places) {
   const __m256i limit = _mm256_set1_epi32(threshold);
   int found = 0;
   for (int64_t at = 0; at < count; at += 8) {
     const __m256i value = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + at));
     unsigned above = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(value, limit)));
     for (unsigned below = ~above & 0xff; __builtin_expect(below != 0, 0); below &= below - 1) {
-      places[found++] = static_cast<int32_t>(at + __builtin_ctz(below));
+      places[found++] = static_cast<int32_t>(first + at + __builtin_ctz(below));
     }
   }
   return found;

@@ -144,17 +144,23 @@ int64_t CountAtMost(const int32_t* values, int64_t count, int32_t threshold) {
   return found;
 }
 
-int Scan(const int32_t* values, int64_t count, int32_t threshold, int32_t* places) {
+int Scan(const int32_t* values, int64_t count, int32_t threshold, int64_t first, int32_t* places) {
   const __m512i limit = _mm512_set1_epi32(threshold);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   int found = 0;
   for (int64_t at = 0; at < count; at += 64) {
-    uint64_t below = 0;
-    for (int64_t v = 0; v < 4 && at + v * 16 < count; v++) {
-      const __m512i value = _mm512_loadu_si512(values + at + v * 16);
-      below |= uint64_t{_mm512_cmple_epi32_mask(value, limit)} << v * 16;
+    __mmask16 below[4] = {};
+    const int64_t vectors = count - at < 64 ? (count - at) / 16 : 4;
+    for (int64_t v = 0; v < vectors; v++) {
+      below[v] = _mm512_cmple_epi32_mask(_mm512_loadu_si512(values + at + v * 16), limit);
     }
-    for (; below != 0; below &= below - 1)
-      places[found++] = static_cast<int32_t>(at + __builtin_ctzll(below));
+    if ((below[0] | below[1] | below[2] | below[3]) == 0) continue;
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+      const __m512i place = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first + at + v * 16)));
+      _mm512_storeu_si512(places + found, _mm512_maskz_compress_epi32(below[v], place));
+      found += __builtin_popcount(below[v]);
+    }
   }
   return found;
 }
@@ -186,12 +192,17 @@ inline __attribute__((always_inline)) void ForScores(const ExactView& view, cons
                                                      Use use) {
   const auto pass = [&](auto& score, int first, int size) __attribute__((always_inline)) {
     ScorePanels(view, tasks + first, score);
+#pragma GCC unroll 8
     for (int i = 0; i < size; i++) {
       const ExactTask& task = tasks[first + i];
       use(task, score[i], _mm512_load_si512(view.indices + int64_t{task.block} * kPanelCodes));
     }
   };
   int first = 0;
+  for (; first + 8 <= count; first += 8) {
+    __m512 score[8];
+    pass(score, first, 8);
+  }
   for (; first + 4 <= count; first += 4) {
     __m512 score[4];
     pass(score, first, 4);

@@ -101,8 +101,9 @@ struct ScreenKernels {
   int32_t (*minimum)(const int32_t* values, int64_t count);
   int64_t (*count_at_most)(const int32_t* values, int64_t count, int32_t threshold);
 
-  // Places in [0, count) with a value of at most `threshold`, in order; returns how many.
-  int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int32_t* places);  // [count]
+  // Places of values of at most `threshold`, in order, counted from `first`; returns how many.
+  int (*scan)(const int32_t* values, int64_t count, int32_t threshold, int64_t first,
+              int32_t* places);  // [count + 16], of which the last may be overwritten
 
   // The best of all lanes by (score, index); index INT32_MAX where no score is finite.
   Candidate (*best_of)(const LaneBest& lanes);

@@ -10,6 +10,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -19,6 +20,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import * as fc from 'fast-check';
 import { readNpy } from '../lib/checkpoint/npy.js';
 import { openShard, readShard, type TokenFormat, type TokenRecord } from '../lib/dataset/sink.js';
+import { isPart, PendingFile } from '../lib/dataset/sinks/pending-file.js';
 import { loadSharp } from '../lib/image/sharp.js';
 import { packageRoot } from '../lib/native.js';
 import { ImageNames } from '../lib/run/detokenize.js';
@@ -426,6 +428,60 @@ describe('a run over a dataset', function () {
         await succeed([...whole, '--resume']);
       });
     }
+
+    it('leaves alone what another process is writing, and removes what a dead one left', async () => {
+      const out = at('beside');
+      await succeed([...args(out), '--shard', '1/2']);
+      const living = await PendingFile.create(path.join(out, 'shard-000001.npy'));
+      const died = spawnSync(process.execPath, [
+        '-e',
+        `const { PendingFile } = require(${JSON.stringify(path.join(root, 'dist-test/lib/dataset/sinks/pending-file.js'))});
+        PendingFile.create(process.argv[1]).then(() => process.kill(process.pid, 'SIGKILL'));`,
+        path.join(out, 'shard-000003.npy'),
+      ]);
+      assert.equal(died.signal, 'SIGKILL');
+      const parts = () => readdirSync(out).filter(isPart);
+      assert.equal(parts().length, 2);
+      await succeed([...args(out, '--resume'), '--shard', '1/2']);
+      assert.deepEqual(
+        parts().map((name) => name.slice(0, 13)),
+        ['.shard-000001'],
+      );
+      await living.discard();
+      await succeed(args(out, '--resume'));
+      sameAsReference(out);
+    });
+
+    it('by a file that could not be read, tries it again when asked to', async () => {
+      const away = at('away.png');
+      const list = at('some.txt');
+      const names = Array.from({ length: 23 }, (_, i) => path.join(photos, `${i}.png`));
+      writeFileSync(list, names.join('\n'));
+      renameSync(names[5], away);
+      const out = at('again');
+      try {
+        await succeed(['tokenize', list, '--out', out, '--shard-size', '4']);
+      } finally {
+        renameSync(away, names[5]);
+      }
+      assert.deepEqual(
+        errorsOf(out).map(({ code }) => code),
+        ['ERR_TOKENFLOW_IO'],
+      );
+      await fail(['tokenize', '--out', out, '--retry-errors', list], 2, /--retry-errors goes with --resume/);
+      await succeed(['tokenize', '--out', out, '--resume']);
+      assert.equal(errorsOf(out).length, 1);
+      const { stdout } = await succeed(['tokenize', '--out', out, '--resume', '--retry-errors', '--json']);
+      const { made, images, errors, complete } = JSON.parse(stdout);
+      assert.deepEqual(
+        { made, images, errors, complete },
+        { made: 1, images: 23, errors: 0, complete: true },
+      );
+      assert.equal(errorsOf(out).length, 0);
+      const bytes = (folder: string) => readFileSync(path.join(folder, 'shard-000001.npy'));
+      assert.deepEqual(bytes(out), bytes(at('reference')));
+      await succeed(['verify', out]);
+    });
 
     it('by a full disk, says so, keeps what is there, and goes on when there is room', async function () {
       const disk = at('disk');

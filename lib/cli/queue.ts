@@ -47,7 +47,7 @@ async function submit(
   const { out, redis, json } = options;
   checkFolder(out);
   const { folder } = await prepareRun(out, runRequest(sources, options, command), true, interrupted);
-  await folder.removeParts(/^\.(manifest|plan)/);
+  await folder.removeAbandoned();
   const queue = await RunQueue.open(folder, redis);
   try {
     const missing = await queue.missing();

@@ -11,6 +11,7 @@ interface TokenizeCommandOptions extends RunCommandOptions {
   workers: number;
   shard?: { index: number; of: number };
   strict?: boolean;
+  retryErrors?: boolean;
 }
 
 /** `2/8`: the second of eight. */
@@ -26,6 +27,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
     resume = false,
     workers,
     strict,
+    retryErrors,
     shard,
     config,
     device,
@@ -36,6 +38,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
   } = options;
   if (sources.length === 0 && !resume)
     throw usageError('name a source: a folder, a list, tars, Parquet files');
+  if (retryErrors && !resume) throw usageError('--retry-errors goes with --resume');
   checkFolder(out);
   const stop = stopFirst();
   const request = runRequest(sources, options, command);
@@ -47,7 +50,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
   let result: TokenizeResult;
   try {
     result = await tokenizeRun(run, {
-      ...{ workers, strict, part: shard, stop, signal: interrupted },
+      ...{ workers, strict, retryErrors, part: shard, stop, signal: interrupted },
       load: { config, device, threads, batchSize: batch },
       onBegin: (images, shards) => progress.begin(images, shards),
       onImages: (done, failed) => progress.images(done, failed),
@@ -97,6 +100,13 @@ export function tokenizeCommand(): Command {
         ),
     )
       .addOption(option('--resume', 'go on with the run that the folder holds', '--resume'))
+      .addOption(
+        option(
+          '--retry-errors',
+          'with --resume, also make the shards again that have images in errors.jsonl',
+          '--resume --retry-errors',
+        ),
+      )
       .addOption(
         option('--workers <n>', 'processes that share the threads', '--workers 2')
           .argParser(wholeNumber(1))

@@ -13,7 +13,7 @@ import type { Stats } from 'node:fs';
 import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
 import * as path from 'node:path';
 import type { Plan, PlannedShard } from '../dataset/plan.js';
-import { isPart, PendingFile } from '../dataset/sinks/pending-file.js';
+import { isAbandoned, isPart, PendingFile } from '../dataset/sinks/pending-file.js';
 import { TokenFlowError } from '../errors.js';
 import { systemError } from '../system-error.js';
 import { difference, type Manifest, parseManifest, type RunIdentity, type ShardSummary } from './manifest.js';
@@ -160,15 +160,19 @@ export class RunFolder {
     };
     await this.#write('errors.jsonl', errors.map((error) => `${JSON.stringify(error)}\n`).join(''));
     await this.#write('manifest.json', pretty(manifest));
-    if (manifest.complete) await this.removeParts(/^\.shard-/); // of attempts that nobody needs any more
+    if (manifest.complete) await this.#removeParts((name) => name.startsWith('.shard-')); // nobody needs them any more
     return manifest;
   }
 
-  /** Removes what processes that were killed left half-written, if its name matches. Nobody may be writing such files. */
-  async removeParts(which = /^/): Promise<void> {
+  /** Removes what processes of this machine left half-written when they were killed. */
+  async removeAbandoned(): Promise<void> {
+    await this.#removeParts(isAbandoned);
+  }
+
+  async #removeParts(which: (name: string) => boolean): Promise<void> {
     for (const folder of [this.path, this.#at('.tokenflow'), this.#at('.tokenflow', 'shards')]) {
       for (const name of await readdir(folder)) {
-        if (isPart(name) && which.test(name)) await rm(path.join(folder, name), { force: true });
+        if (isPart(name) && which(name)) await rm(path.join(folder, name), { force: true });
       }
     }
   }

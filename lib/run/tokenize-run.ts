@@ -119,6 +119,8 @@ export interface TokenizeOptions extends RunEvents {
   /** Of the model: where and how it runs. `threads` is for all workers together. */
   load: Pick<LoadOptions, 'device' | 'config' | 'threads' | 'batchSize' | 'onProgress'>;
   strict?: boolean;
+  /** Make the shards that have errors again too: what could not be read may be there now. */
+  retryErrors?: boolean;
   /** Begin no more shards once it is aborted, and finish those under way. */
   stop?: AbortSignal;
   /** End at once. */
@@ -136,11 +138,14 @@ export interface TokenizeResult {
 /** Makes the shards that are not in place, and brings the manifest up to date, whatever happens. */
 export async function tokenizeRun(run: PreparedRun, options: TokenizeOptions): Promise<TokenizeResult> {
   const { folder, shards } = run;
-  const { part, workers = 1, signal, stop, onBegin, ...events } = options;
+  const { part, workers = 1, retryErrors = false, signal, stop, onBegin, ...events } = options;
   const mine = part ? shards.filter((_, i) => i % part.of === part.index - 1) : shards;
-  if (!part) await folder.removeParts(); // the folder is this run's alone
+  await folder.removeAbandoned();
   const records = await folder.records(mine);
-  const left = mine.filter(({ name }) => !records.has(name));
+  const left = mine.filter(({ name }) => {
+    const record = records.get(name);
+    return record === undefined || (retryErrors && record.errors.length > 0);
+  });
   const counts = left.map(plannedImages);
   const known = counts.every((count) => count !== undefined);
   onBegin?.(known ? counts.reduce((sum, count) => sum + count, 0) : undefined, left.length);

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import * as path from 'node:path';
 import { systemError } from '../../system-error.js';
 import type { ShardFile } from '../sink.js';
@@ -7,16 +8,31 @@ import type { ShardFile } from '../sink.js';
 /** Small writes are gathered to this size, in bytes. */
 const PIECE_BYTES = 256 * 1024;
 
-const PART = /^\..+\.[0-9a-f]{12}\.part$/;
+/** `.NAME.HOST-PROCESS-RANDOM.part` */
+const PART = /^\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part$/;
+
+const HOST = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
 
 /** Whether a file name is one of a pending file: what a process that was killed leaves behind. */
 export function isPart(name: string): boolean {
   return PART.test(name);
 }
 
+/** Whether a pending file's process ran on this machine and is gone. */
+export function isAbandoned(name: string): boolean {
+  const [, host, id] = PART.exec(name) ?? [];
+  if (host !== HOST) return false;
+  try {
+    process.kill(Number(id), 0); // sends nothing; asks whether it is there
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}
+
 /**
  * A file that is not there yet: it is written under a hidden name in the same folder, sealed (on the disk, with its
- * checksum) and then published (renamed). Hidden names are random, so that two processes may write the same file; the
+ * checksum) and then published (renamed). Hidden names are never the same, so that two processes may write the same file; the
  * last to publish wins. All methods throw ERR_TOKENFLOW_IO.
  */
 export class PendingFile {
@@ -35,7 +51,8 @@ export class PendingFile {
   }
 
   static async create(file: string): Promise<PendingFile> {
-    const name = `.${path.basename(file)}.${randomBytes(6).toString('hex')}.part`;
+    const random = randomBytes(4).toString('hex');
+    const name = `.${path.basename(file)}.${HOST}-${process.pid}-${random}.part`;
     const part = path.join(path.dirname(file), name);
     return new PendingFile(file, part, await writing(file, () => open(part, 'wx+')));
   }

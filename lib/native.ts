@@ -337,8 +337,11 @@ export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLe
   // native/addon/program.cc
   /** An empty store of packed weights, shared by every program of a model on a device. */
   createWeightStore(device: string): NativeWeightStore;
-  /** Checks a graph, plans its memory and says which weights it still needs (see NativeProgram). */
-  createProgram(graph: Graph, store: NativeWeightStore, precision: Precision): NativeProgram;
+  /**
+   * Checks a graph, plans its memory and says which weights it still needs (see NativeProgram). With `lanes`, on the CPU, the
+   * program takes so many times the graph's images, and each lane of one thread does its own.
+   */
+  createProgram(graph: Graph, store: NativeWeightStore, precision: Precision, lanes?: number): NativeProgram;
 }
 
 /** Opaque; freed by the garbage collector or by `dispose`. */

@@ -99,6 +99,49 @@ describe('native programs', () => {
       });
     }
 
+    it('with the lanes', async function () {
+      if (testDevice() !== 'cpu') {
+        console.log('      skipped: lanes are of the CPU');
+        return this.skip();
+      }
+      const images = [image(1), image(2), image(3), image(4)];
+      const expected = images.map((x) => compile(one, weights).runSync({ x }));
+      const threads = native().threads();
+      try {
+        for (const [lanes, batch] of [
+          [2, 1],
+          [4, 1],
+          [2, 2],
+        ]) {
+          const store = native().createWeightStore('cpu');
+          const program = native().createProgram(network(batch).graph, store, 'f32', lanes);
+          for (const { name } of program.missingWeights()) program.setWeight(name, weights.get(name)!);
+          const given = images.slice(0, lanes * batch);
+          for (const count of [1, 2, 4]) {
+            native().setThreads(count);
+            const results = [
+              program.runSync({ x: join(given) }),
+              await program.run({ x: join(given) }).promise,
+            ];
+            for (const [result, name] of results.flatMap((r) =>
+              ['y', 'codes', 'sum'].map((n) => [r, n] as const),
+            )) {
+              const wanted = expected.slice(0, given.length).flatMap((one) => [...one[name]]);
+              assert.deepEqual([...result[name]], wanted, `${name}: ${lanes} lanes of ${batch}`);
+            }
+          }
+          const whole = native().createProgram(network(batch).graph, store, 'f32').memory();
+          assert.equal(program.memory().activations, lanes * whole.activations);
+          assert.throws(() => program.runSync({ x: images[0] }), { code: 'ERR_TOKENFLOW_INVALID_ARGUMENT' });
+          const spoilt = join(given).fill(Number.NaN);
+          assert.throws(() => program.runSync({ x: spoilt }), { code: 'ERR_TOKENFLOW_INVALID_ARGUMENT' });
+          assert.ok(program.profile().some(({ milliseconds }) => milliseconds > 0));
+        }
+      } finally {
+        native().setThreads(threads);
+      }
+    });
+
     it('with what ran before in the same memory', () => {
       const program = compile(one, weights);
       const first = program.runSync({ x: image(1) });
@@ -253,6 +296,9 @@ describe('native programs', () => {
       }
       assert.throws(() => native().createProgram(one.graph, {} as never, 'f32'), invalid);
       assert.throws(() => native().createProgram(one.graph, store(), 'f16' as never), invalid);
+      for (const lanes of [0, -1, 1.5, 1e9, 'two']) {
+        assert.throws(() => native().createProgram(one.graph, store(), 'f32', lanes as number), invalid);
+      }
       assert.throws(() => native().createWeightStore('abacus'), {
         code: 'ERR_TOKENFLOW_BACKEND_UNAVAILABLE',
       });

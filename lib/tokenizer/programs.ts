@@ -9,6 +9,15 @@ import type { WeightReader } from './weight-reader.js';
 export type Inputs = Record<string, ArrayBufferView>;
 export type Outputs = Record<string, Float32Array | Uint8Array | Int32Array>;
 
+/** What a program is made of. */
+export interface ProgramSource {
+  /** The same key for the same programs. */
+  readonly key: string;
+  readonly build: () => BuiltGraph;
+  /** As for `createProgram`. */
+  readonly lanes: number;
+}
+
 interface Entry {
   readonly program: NativeProgram;
   readonly weights: WeightShapes;
@@ -39,13 +48,13 @@ export class Programs {
   }
 
   /** Compiles a program and reads its weights, without running it. */
-  async prepare(key: string, build: () => BuiltGraph, signal?: AbortSignal): Promise<void> {
-    await this.#load(this.#compiled(key, build), signal);
+  async prepare(source: ProgramSource, signal?: AbortSignal): Promise<void> {
+    await this.#load(this.#compiled(source), signal);
   }
 
-  async run(key: string, build: () => BuiltGraph, inputs: Inputs, signal?: AbortSignal): Promise<Outputs> {
+  async run(source: ProgramSource, inputs: Inputs, signal?: AbortSignal): Promise<Outputs> {
     signal?.throwIfAborted();
-    const entry = this.#compiled(key, build);
+    const entry = this.#compiled(source);
     await this.#load(entry, signal);
     this.#checkOpen();
     const run = settle(() => entry.program.run(inputs), signal);
@@ -57,8 +66,8 @@ export class Programs {
     }
   }
 
-  runSync(key: string, build: () => BuiltGraph, inputs: Inputs): Outputs {
-    const entry = this.#compiled(key, build);
+  runSync(source: ProgramSource, inputs: Inputs): Outputs {
+    const entry = this.#compiled(source);
     if (!entry.ready) {
       for (const { name } of entry.program.missingWeights()) {
         entry.program.setWeight(name, this.#options.reader.read(name));
@@ -90,12 +99,12 @@ export class Programs {
     this.#store.dispose();
   }
 
-  #compiled(key: string, build: () => BuiltGraph): Entry {
+  #compiled({ key, build, lanes }: ProgramSource): Entry {
     this.#checkOpen();
     let entry = this.#entries.get(key);
     if (!entry) {
       const { graph, weights } = build();
-      const program = native().createProgram(graph, this.#store, this.#options.precision);
+      const program = native().createProgram(graph, this.#store, this.#options.precision, lanes);
       entry = { program, weights, ready: false };
       this.#entries.set(key, entry);
     }

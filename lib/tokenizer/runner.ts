@@ -1,7 +1,7 @@
 import { TokenFlowError } from '../errors.js';
 import type { BuiltGraph } from '../graph/builder.js';
 import { defaultBatch, splitBatch } from './batching.js';
-import type { Inputs, Outputs, Programs } from './programs.js';
+import type { Inputs, Outputs, ProgramSource, Programs } from './programs.js';
 
 /** What a program computes, for any batch size. */
 export interface Kind {
@@ -29,19 +29,22 @@ export interface Work<I> {
 /** Cuts work into chunks that bound the memory and runs each as a program. */
 export class Runner {
   readonly #programs: Programs;
+  readonly #threads: () => number;
   readonly #batchSize: number | undefined;
   readonly #batches = new Map<string, number>();
   readonly #calls = new Set<Promise<void>>();
   #closed = false;
 
-  constructor(programs: Programs, batchSize?: number) {
+  /** @param threads that can each run a lane of a program; 1 where there are no lanes */
+  constructor(programs: Programs, threads: () => number, batchSize?: number) {
     this.#programs = programs;
+    this.#threads = threads;
     this.#batchSize = batchSize;
   }
 
   /** Compiles the program of whole chunks and reads its weights. */
   async prepare(kind: Kind, signal?: AbortSignal): Promise<void> {
-    await this.#programs.prepare(...this.#program(kind, this.batchOf(kind)), signal);
+    await this.#programs.prepare(this.#program(kind, this.batchOf(kind)), signal);
   }
 
   /** Images per run of a program. */
@@ -88,14 +91,14 @@ export class Runner {
         next = ready(chunks[i + 1]);
         next.catch(() => {}); // awaited in the next round; until then a failure must not count as unhandled
       }
-      take(await this.#programs.run(...this.#program(kind, chunk.count), current, signal), chunk);
+      take(await this.#programs.run(this.#program(kind, chunk.count), current, signal), chunk);
     }
   }
 
   runSync({ kind, count, inputs, take }: Work<Inputs>): void {
     this.checkOpen();
     for (const chunk of splitBatch(count, this.batchOf(kind))) {
-      take(this.#programs.runSync(...this.#program(kind, chunk.count), inputs(chunk)), chunk);
+      take(this.#programs.runSync(this.#program(kind, chunk.count), inputs(chunk)), chunk);
     }
   }
 
@@ -109,7 +112,21 @@ export class Runner {
     }
   }
 
-  #program(kind: Kind, batch: number): [key: string, build: () => BuiltGraph] {
-    return [`${kind.key} x${batch}`, () => kind.build(batch)];
+  #program(kind: Kind, batch: number): ProgramSource {
+    const lanes = this.#lanesOf(batch);
+    return {
+      key: `${kind.key} x${batch} in ${lanes}`,
+      build: () => kind.build(batch / lanes),
+      lanes,
+    };
+  }
+
+  /**
+   * With images for every thread each does its own, from beginning to end; fewer are computed by all threads together, op
+   * by op. The results are the same.
+   */
+  #lanesOf(batch: number): number {
+    const threads = this.#threads();
+    return batch % threads === 0 ? threads : 1;
   }
 }

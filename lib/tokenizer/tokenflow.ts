@@ -110,7 +110,8 @@ export class TokenFlow implements AsyncDisposable {
       reader: new WeightReader(source, model),
       onWeights: (loaded, total) => onProgress?.({ loaded, total }),
     });
-    this.#runner = new Runner(this.#programs, batchSize);
+    const lanes = () => (device === 'cpu' ? native().threads() : 1);
+    this.#runner = new Runner(this.#programs, lanes, batchSize);
   }
 
   /**

@@ -276,11 +276,20 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       const StoreHandle* store = StoreHandle::Unwrap(info[1].As<Napi::Object>());
       const Precision precision = static_cast<Precision>(Field(info[2], "precision").Choice({"f32", "bf16"}));
       queue_ = &store->queue();
-      program_ = store->backend().Compile(ReadGraph(info[0]), store->store(), precision);
+      const int64_t lanes = Field(info[3], "lanes").Integer(1);
+      if (lanes < 1 || lanes > kMostLanes || (lanes > 1 && &store->backend() != &CpuBackend())) {
+        throw InvalidArgument("Expected lanes from 1 to " + std::to_string(kMostLanes) +
+                              " (1 on a device other than the CPU) but received " + std::to_string(lanes));
+      }
+      program_ = lanes == 1 ? store->backend().Compile(ReadGraph(info[0]), store->store(), precision)
+                            : CompileCpuLanes(ReadGraph(info[0]), store->store(), precision,
+                                              static_cast<int>(lanes));
     });
   }
 
  private:
+  static constexpr int64_t kMostLanes = 1024;
+
   // Buffers of one run: inputs copied, outputs owned by V8.
   struct Binding {
     std::vector<std::unique_ptr<char[]>> copies;
@@ -442,9 +451,10 @@ void InitProgram(Napi::Env env, Napi::Object exports) {
               Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
                 return Environment::Of(info.Env())->classes["store"].New({info[0]});
               }));
-  exports.Set("createProgram", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
-                return Environment::Of(info.Env())->classes["program"].New({info[0], info[1], info[2]});
-              }));
+  exports.Set(
+      "createProgram", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
+        return Environment::Of(info.Env())->classes["program"].New({info[0], info[1], info[2], info[3]});
+      }));
 }
 
 }  // namespace tokenflow

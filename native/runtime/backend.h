@@ -67,6 +67,11 @@ class Backend {
 
 Backend& CpuBackend();
 
+// The CPU's program over `lanes` times the graph's images, each lane of one thread doing its own: faster than a program
+// whose threads share every op, where there are as many images as threads. `store` is the CPU's.
+std::shared_ptr<Program> CompileCpuLanes(const Graph& graph, std::shared_ptr<WeightStore> store,
+                                         Precision precision, int lanes);
+
 // By name: 'cpu', 'cuda:0', 'cuda:1', ... Throws Error with ERR_TOKENFLOW_BACKEND_UNAVAILABLE and the reason.
 Backend& FindBackend(const std::string& device);
 

@@ -18,6 +18,7 @@ namespace tokenflow {
 namespace {
 
 std::atomic<int> requested{0};
+thread_local bool alone = false;
 
 int Processors() {
   cpu_set_t set;
@@ -79,7 +80,7 @@ bool WaitAwake(bool crowded, Ready&& ready) {
 class Team {
  public:
   void Run(int threads, void (*task)(void*, int), void* context) {
-    if (busy_.exchange(true, std::memory_order_acquire)) return Alone(threads, task, context);
+    if (busy_.exchange(true, std::memory_order_acquire)) return Sequentially(threads, task, context);
     Recruit(threads - 1);
     task_ = task;
     context_ = context;
@@ -123,7 +124,7 @@ class Team {
 
   Call Read() const { return Call::Of(call_.load(std::memory_order_acquire)); }
 
-  static void Alone(int threads, void (*task)(void*, int), void* context) {
+  static void Sequentially(int threads, void (*task)(void*, int), void* context) {
     for (int thread = 0; thread < threads; thread++) task(context, thread);
   }
 
@@ -198,7 +199,16 @@ class Team {
 
 }  // namespace
 
+Alone::Alone() : before_(alone) {
+  alone = true;
+}
+
+Alone::~Alone() {
+  alone = before_;
+}
+
 int Threads() {
+  if (alone) return 1;
   const int threads = requested.load(std::memory_order_relaxed);
   return threads > 0 ? threads : DefaultThreads();
 }

@@ -15,6 +15,18 @@ namespace tokenflow {
 int Threads();
 void SetThreads(int threads);  // >= 1; 0 restores the default
 
+// While it lives, Threads() is 1 on the thread that made it, and its loops are its own.
+class Alone {
+ public:
+  Alone();
+  ~Alone();
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // task(context, thread) once for each thread in [0, threads), on as many threads as can be had. Throws what the first
 // failing task threw, once all have ended.
 void RunOnTeam(int threads, void (*task)(void* context, int thread), void* context);

@@ -26,6 +26,8 @@ const { WeightReader } = require('../dist/tokenizer/weight-reader.js');
 const root = fileURLToPath(new URL('../', import.meta.url));
 const PROCESSORS = os.availableParallelism();
 const SHARD = 2048;
+/** Resident memory may grow by so many bytes an image, which is 40 MB over 20 000; more is a leak, and the run fails. */
+const MOST_GROWTH = 2048;
 
 /** Models by name: where their weights come from, and how many images make a measurement of some seconds. */
 const MODELS = {
@@ -264,8 +266,9 @@ async function benchMemory(report, { threads, folder, files, quick, wants }) {
       resident: level,
     });
     report.note(
-      `resident memory over ${count} images: at most ${(level / 1e6).toFixed(0)} MB, slope ${perImage.toFixed(0)} bytes an image`,
+      `resident memory over ${count} images: at most ${(level / 1e6).toFixed(0)} MB, slope ${perImage.toFixed(0)} bytes an image (at most ${MOST_GROWTH} pass)`,
     );
+    if (!(perImage <= MOST_GROWTH)) process.exitCode = 1;
     await tokenizer.dispose();
   });
 }

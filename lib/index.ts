@@ -46,6 +46,7 @@ export { type ComparedImage, psnr, ssim } from './image/quality.js';
 export type { ImageSource, RawImage } from './image/source.js';
 export type { CudaReason } from './native.js';
 export { type TokenFlowConfig, VARIANTS, type Variant } from './tokenizer/config.js';
+export { imageBatch } from './tokenizer/layout.js';
 export type { StreamItem, StreamResult, StreamSource } from './tokenizer/stream.js';
 export type { Integers, TokenInput } from './tokenizer/token-rows.js';
 export { TokenFlow } from './tokenizer/tokenflow.js';

@@ -229,7 +229,7 @@ describe('token shards', function () {
         );
         assert.match(
           limited.stdout,
-          /^ERR_TOKENFLOW_IO Cannot write '.*': the file system takes no file of that size/,
+          /^ERR_TOKENFLOW_IO Cannot write '.*': the file would be larger than the system or a limit/,
           limited.stderr,
         );
         assert.deepEqual(readdirSync(folder), []);

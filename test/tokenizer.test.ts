@@ -10,6 +10,7 @@ import { listBackends, resolveDevice, supportsBf16 } from '../lib/backends.js';
 import { openCheckpoint } from '../lib/checkpoint/checkpoint.js';
 import { packageRoot } from '../lib/native.js';
 import { tokenCount } from '../lib/tokenizer/config.js';
+import { imageBatch } from '../lib/tokenizer/layout.js';
 import { TokenFlow } from '../lib/tokenizer/tokenflow.js';
 import type { LoadOptions, WeightSource } from '../lib/tokenizer/types.js';
 import { floats, integers, relativeError } from './support/arrays.js';
@@ -133,7 +134,24 @@ describe('TokenFlow', function () {
       tokenizer.decodeSemanticSync(encoded).semantic,
       (await tokenizer.decodeSemantic(encoded)).semantic,
     );
-    assert.deepEqual(tokenizer.decodeTensorSync(encoded).data, (await tokenizer.decodeTensor(encoded)).data);
+    const exact = await tokenizer.decodeTensor(encoded);
+    assert.deepEqual(tokenizer.decodeTensorSync(encoded), exact);
+    assert.deepEqual(imageBatch(exact), whole);
+    const extremes = Float32Array.of(
+      -1,
+      1,
+      0,
+      Number.NaN,
+      -7,
+      7,
+      Number.POSITIVE_INFINITY,
+      1 / 255,
+      -1 / 255,
+    );
+    assert.deepEqual(
+      imageBatch({ data: extremes, shape: [1, 3, 1, 3] }).data,
+      Uint8Array.of(0, 0, 255, 255, 0, 128, 128, 255, 127),
+    );
   });
 
   it('reads image files and what it decoded itself', async () => {
@@ -395,6 +413,32 @@ describe('weights', function () {
       close: () => checkpoint.close(),
     };
   }
+
+  it('that are not finite are named', async () => {
+    const checkpoint = openCheckpoint(path.join(clipb, 'checkpoint.pt'));
+    for (const [name, at, value] of [
+      ['quant_conv.weight', 5, Number.NaN],
+      ['decoder.conv_out.bias', 2, Number.NEGATIVE_INFINITY],
+    ] as const) {
+      const spoilt: WeightSource = {
+        path: checkpoint.path,
+        tensors: checkpoint.tensors,
+        read: (wanted) => {
+          const weight = checkpoint.read(wanted);
+          if (wanted === name) weight[at] = value;
+          return weight;
+        },
+        close: () => {},
+      };
+      await using model = await TokenFlow.load(spoilt, { config: path.join(clipb, 'config.json') });
+      const call = name.startsWith('quant')
+        ? model.encode(noiseImage(0))
+        : model.decode(new Int32Array(model.tokenCount));
+      const message = new RegExp(`element ${at} of '${name}' is -?(nan|inf)`);
+      await assert.rejects(call, hasCode('ERR_TOKENFLOW_CHECKPOINT', message));
+    }
+    checkpoint.close();
+  });
 
   it('are read when they are needed, once', async () => {
     const source = watched(clipb);

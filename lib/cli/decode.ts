@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { imageBatch } from '../tokenizer/layout.js';
 import { featureMap, readTokens, writeArray } from './arrays.js';
 import { addModelOptions, checkScales, option, scalesOption } from './options.js';
 import { PictureTarget } from './pictures.js';
@@ -49,8 +50,9 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
     const started = performance.now();
     const files: string[] = [];
     try {
+      const exact = tensor ? await tokenizer.decodeTensor(rows, run) : undefined;
       if (pictures) {
-        const { data, width, height, count } = await tokenizer.decode(rows, run);
+        const { data, width, height, count } = exact ? imageBatch(exact) : await tokenizer.decode(rows, run);
         const bytes = width * height * 3;
         for (let i = 0; i < count; i++) {
           files.push(
@@ -58,10 +60,7 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
           );
         }
       }
-      if (tensor) {
-        const { data, shape } = await tokenizer.decodeTensor(rows, run);
-        await writeArray(tensor, { data, shape });
-      }
+      if (tensor && exact) await writeArray(tensor, exact);
       if (semantic) {
         const result = await tokenizer.decodeSemantic(rows, run);
         await writeArray(semantic, { data: result.semantic, shape: result.shape });

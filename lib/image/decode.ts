@@ -1,6 +1,6 @@
-import type { Metadata, Sharp } from 'sharp';
+import type { Sharp } from 'sharp';
 import { TokenFlowError } from '../errors.js';
-import { fileType } from './file-type.js';
+import { fileType, neverCmyk } from './file-type.js';
 import { loadSharp } from './sharp.js';
 import { checkDimensions, layoutOf, type PixelLayout, type Pixels } from './source.js';
 
@@ -25,6 +25,12 @@ export async function decode(
   if (bytes.length === 0)
     throw new TokenFlowError('ERR_TOKENFLOW_IMAGE', `Cannot decode ${name}: it has no bytes`);
   const sharp = loadSharp();
+  const plain = neverCmyk(bytes) ? await decodePlain(bytes, maxPixels) : undefined;
+  signal?.throwIfAborted();
+  if (plain) {
+    checkDimensions(plain.width, plain.height, maxPixels, name);
+    return plain;
+  }
   const metadata = await explained(sharp(bytes, { limitInputPixels: false }).metadata(), name, bytes);
   signal?.throwIfAborted();
   if (metadata.format === 'svg' || metadata.format === 'pdf') {
@@ -35,14 +41,15 @@ export async function decode(
   }
   checkDimensions(metadata.width, metadata.height, maxPixels, name);
 
-  const image = sharp(bytes, { ignoreIcc: true, failOn: 'error', limitInputPixels: maxPixels });
+  const cmyk = metadata.space === 'cmyk' && metadata.channels === 4 && metadata.depth === 'uchar';
+  const image = sharp(bytes, { ...AS_STORED, limitInputPixels: maxPixels });
   const { data, info } = await explained(
-    toRaw(image, metadata).toBuffer({ resolveWithObject: true }),
+    toRaw(image, cmyk).toBuffer({ resolveWithObject: true }),
     name,
     bytes,
   );
   signal?.throwIfAborted();
-  const layout: PixelLayout | undefined = isCmyk(metadata) ? 'cmyk' : layoutOf(info.channels);
+  const layout: PixelLayout | undefined = cmyk ? 'cmyk' : layoutOf(info.channels);
   if (!layout || data.length !== info.width * info.height * (layout === 'cmyk' ? 4 : info.channels)) {
     throw new TokenFlowError(
       'ERR_TOKENFLOW_IMAGE',
@@ -52,15 +59,28 @@ export async function decode(
   return { data, width: info.width, height: info.height, layout };
 }
 
-const READABLE = 'JPEG, PNG, WebP, GIF, TIFF and AVIF';
-
-function isCmyk(metadata: Metadata): boolean {
-  return metadata.space === 'cmyk' && metadata.channels === 4 && metadata.depth === 'uchar';
+/**
+ * Most files by far can be decoded without a look at their header first. Undefined for one that cannot: what is wrong with
+ * it is found, and told, the thorough way.
+ */
+async function decodePlain(bytes: Uint8Array, maxPixels: number): Promise<Pixels | undefined> {
+  const image = loadSharp()(bytes, { ...AS_STORED, limitInputPixels: maxPixels });
+  try {
+    const { data, info } = await toRaw(image, false).toBuffer({ resolveWithObject: true });
+    const layout = layoutOf(info.channels);
+    return layout && { data, width: info.width, height: info.height, layout };
+  } catch {
+    return undefined;
+  }
 }
 
-function toRaw(image: Sharp, metadata: Metadata): Sharp {
+const READABLE = 'JPEG, PNG, WebP, GIF, TIFF and AVIF';
+
+const AS_STORED = { ignoreIcc: true, failOn: 'error' } as const;
+
+function toRaw(image: Sharp, cmyk: boolean): Sharp {
   const upright = image.autoOrient();
-  const coloured = isCmyk(metadata)
+  const coloured = cmyk
     ? upright.pipelineColourspace('cmyk').toColourspace('cmyk') // converted as Pillow does, not by a press profile
     : upright.toColourspace('srgb');
   return coloured.raw({ depth: 'uchar' });

@@ -1,4 +1,4 @@
-/** What files are that cannot be read as images, told by their first bytes. */
+/** What files are, told by their first bytes. */
 
 const hasAt = (bytes: Uint8Array, at: number, text: string): boolean =>
   [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
@@ -48,4 +48,22 @@ export function fileType(bytes: Uint8Array): string | undefined {
   if (head.slice(4, 8) === 'ftyp') return BRANDS.find(([brand]) => brand.test(head.slice(8, 12)))?.[1];
   if (/^\s*<(!doctype html|html)/i.test(head)) return 'a web page: the download went wrong';
   return undefined;
+}
+
+/** Whether an image is of a kind whose pixels are never CMYK: PNG, GIF, WebP, or a JPEG of one or three components. */
+export function neverCmyk(bytes: Uint8Array): boolean {
+  if (hasAt(bytes, 0, '\x89PNG') || hasAt(bytes, 0, 'GIF8')) return true;
+  if (hasAt(bytes, 0, 'RIFF') && hasAt(bytes, 8, 'WEBP')) return true;
+  if (!hasAt(bytes, 0, '\xff\xd8')) return false;
+  // Segments, each a marker and a length, up to the frame header (SOF0 to SOF15), which holds the number of components.
+  for (
+    let at = 2;
+    at + 9 < bytes.length && bytes[at] === 0xff;
+    at += 2 + bytes[at + 2] * 256 + bytes[at + 3]
+  ) {
+    const marker = bytes[at + 1];
+    const frame = marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
+    if (frame) return bytes[at + 9] !== 4;
+  }
+  return false;
 }

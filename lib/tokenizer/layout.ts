@@ -1,4 +1,5 @@
 /** Conversions between the channel-first order of PyTorch and the channel-last order used inside. */
+import type { ImageBatch, ImageTensor } from './types.js';
 
 /** [B,C,N] -> [B,N,C], N being the positions of a map. */
 export function channelsLast(data: Float32Array, batch: number, channels: number): Float32Array {
@@ -26,4 +27,16 @@ export function channelsFirst(data: Float32Array, batch: number, channels: numbe
     }
   }
   return result;
+}
+
+/**
+ * What `decode` gives for the tokens that `decodeTensor` gave `tensor` for, without running the decoder again: [-1, 1] to
+ * 0..255, cut off beyond, to the nearest byte; 0 for what is not a number.
+ */
+export function imageBatch({ data, shape: [count, channels, height, width] }: ImageTensor): ImageBatch {
+  const bytes = Uint8ClampedArray.from(
+    channelsLast(data, count, channels),
+    (value) => Math.floor(Math.fround(Math.fround(127.5 * value) + 128)), // in fp32, as the decoder's last step does
+  );
+  return { data: new Uint8Array(bytes.buffer), width, height, count };
 }

@@ -1,4 +1,5 @@
 // Graphs and programs for JavaScript: reads the plain objects of lib/graph/ops.ts, schedules runs.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -290,6 +291,24 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
  private:
   static constexpr int64_t kMostLanes = 1024;
 
+  // One weight that is no number spoils every result and shows only there, in words about something else.
+  static void CheckFinite(const std::string& name,
+                          const float* data,  // [count]
+                          int64_t count) {
+    int32_t spoilt =
+        0;  // on the bits, where the order of a sum does not matter and the compiler can vectorise
+    for (int64_t i = 0; i < count; i++) {
+      int32_t bits;
+      std::memcpy(&bits, data + i, sizeof bits);
+      spoilt |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    if (spoilt == 0) return;
+    const float* at = std::find_if(data, data + count, [](float x) { return !std::isfinite(x); });
+    throw Error("ERR_TOKENFLOW_CHECKPOINT",
+                "Expected finite weights but element " + std::to_string(at - data) + " of '" + name +
+                    "' is " + std::to_string(*at) + ": the checkpoint is damaged, or its training diverged");
+  }
+
   // Buffers of one run: inputs copied, outputs owned by V8.
   struct Binding {
     std::vector<std::unique_ptr<char[]>> copies;
@@ -328,7 +347,9 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       const Napi::TypedArray array = TypedArray(info[1], DType::kF32, "the weight '" + name + "'");
       const float* data = reinterpret_cast<const float*>(
           static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset());
-      program()->SetWeight(name, data, static_cast<int64_t>(array.ElementLength()));
+      const int64_t count = static_cast<int64_t>(array.ElementLength());
+      CheckFinite(name, data, count);
+      program()->SetWeight(name, data, count);
     });
   }
 

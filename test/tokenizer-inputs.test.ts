@@ -103,6 +103,12 @@ describe('batches', () => {
     assert.equal(defaultBatch(graph(256, 128)), 2);
     assert.equal(defaultBatch(graph(256, 256)), 1);
     assert.equal(defaultBatch(graph(432, 256)), 1);
+    // Images for every lane, as long as their maps (of 64 MiB in the third line) stay within 256 MiB.
+    assert.equal(defaultBatch(graph(64, 32), 3), 6);
+    assert.equal(defaultBatch(graph(64, 32), 16), 16);
+    assert.equal(defaultBatch(graph(256, 256), 2), 2);
+    assert.equal(defaultBatch(graph(256, 256), 4), 4);
+    assert.equal(defaultBatch(graph(256, 256), 5), 1);
   });
 });
 

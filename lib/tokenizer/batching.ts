@@ -4,14 +4,18 @@ import type { Graph } from '../graph/ops.js';
 const WIDEST_MAP_BYTES = 64 * 2 ** 20;
 const LARGEST_BATCH = 8;
 
-/** The batch a graph is best run at, from its form for one image. */
-export function defaultBatch(single: Graph): number {
+/** The widest maps of all lanes together, which compute an image each: a bound on their memory. */
+const LANES_BYTES = 256 * 2 ** 20;
+
+/** The batch a graph is best run at, from its form for one image: where it can be, images for each of `threads` lanes. */
+export function defaultBatch(single: Graph, threads = 1): number {
   const bytes = { f32: 4, i32: 4, u8: 1 };
   const widest = Math.max(
     ...single.values.map(({ shape, dtype }) => shape.reduce((a, b) => a * b, bytes[dtype])),
   );
   const fitting = Math.max(1, Math.min(LARGEST_BATCH, WIDEST_MAP_BYTES / widest));
-  return 2 ** Math.floor(Math.log2(fitting));
+  const batch = 2 ** Math.floor(Math.log2(fitting));
+  return threads * widest > LANES_BYTES ? batch : threads * Math.max(1, Math.floor(batch / threads));
 }
 
 /**

@@ -52,7 +52,7 @@ export class Runner {
     if (this.#batchSize !== undefined) return this.#batchSize;
     let batch = this.#batches.get(kind.key);
     if (batch === undefined) {
-      batch = defaultBatch(kind.build(1).graph);
+      batch = defaultBatch(kind.build(1).graph, this.#threads());
       this.#batches.set(kind.key, batch);
     }
     return batch;

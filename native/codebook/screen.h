@@ -116,7 +116,7 @@ class ScreenScan {
   const bool together_;
   const int64_t spans_;   // of kSpan super-blocks
   const int64_t stride_;  // of a query's block values
-  const int batch_size_;       // queries swept together
+  const int batch_size_;  // queries swept together
   Kept<Batch> batch_;
 };
 

@@ -56,11 +56,33 @@ export async function timeInTurn(functions, { seconds = 2, least = 5, rest = 0 }
 
 const peaks = new Map();
 
-/** fp32 FMA operations per second of `threads` threads: the best seen in this run; measures when asked again. */
+/** fp32 FMA operations per second of `threads` threads: the best seen in this run, or `again`, as it is at this moment. */
 export function fmaPeak(threads, { again = false } = {}) {
-  if (again || !peaks.has(threads))
-    peaks.set(threads, Math.max(peaks.get(threads) ?? 0, native().fmaPeak(threads)));
-  return peaks.get(threads);
+  if (!again && peaks.has(threads)) return peaks.get(threads);
+  const peak = native().fmaPeak(threads);
+  peaks.set(threads, Math.max(peaks.get(threads) ?? 0, peak));
+  return peak;
+}
+
+/**
+ * Median seconds of `work`, called over and over, and the median peak of as many threads, measured between stretches of
+ * such calls, so that a change of clock hits both.
+ */
+export async function timeBesidePeak(work, threads, { seconds = 2, least = 5 } = {}) {
+  const stretch = 0.05;
+  const times = [];
+  const found = [];
+  await work();
+  const end = now() + seconds;
+  do {
+    found.push(fmaPeak(threads, { again: true }));
+    for (const started = now(); now() < started + stretch || times.length < least; ) {
+      const before = now();
+      await work();
+      times.push(now() - before);
+    }
+  } while (now() < end);
+  return { seconds: median(times), peak: median(found) };
 }
 
 /** Runs `work` with that many compute threads. */
@@ -166,14 +188,26 @@ export class Report {
   }
 
   /**
-   * Adds a row. Give `operations` (per call) and `threads` for gflops and peakShare, a rival's seconds for ratio.
+   * Adds a row. Give `operations` (per call) and `threads` for gflops and peakShare, a rival's seconds for ratio; `peak`
+   * where it was measured beside the calls, otherwise it is the best of the run.
    */
-  add({ name, seconds, operations, threads = 1, rival, rivalSeconds, agreement, othersShare, ...more }) {
+  add({
+    name,
+    seconds,
+    operations,
+    threads = 1,
+    peak,
+    rival,
+    rivalSeconds,
+    agreement,
+    othersShare,
+    ...more
+  }) {
     const row = {
       name,
       seconds,
       gflops: operations ? operations / seconds / 1e9 : null,
-      peakShare: operations ? operations / seconds / fmaPeak(threads) : null,
+      peakShare: operations ? operations / seconds / (peak ?? fmaPeak(threads)) : null,
       rival: rival ?? null,
       rivalSeconds: rivalSeconds ?? null,
       ratio: rivalSeconds ? rivalSeconds / seconds : null,

@@ -194,6 +194,14 @@ interface Places {
   i32(length: number): Int32Array | DeviceBuffer<'i32'>;
 }
 
+/** What `nearest` fills. */
+interface FoundArrays {
+  indices: Int32Array | DeviceBuffer<'i32'>;
+  distances: Float32Array | DeviceBuffer<'f32'>;
+  margins?: Float32Array | DeviceBuffer<'f32'>;
+  partDistances?: (Float32Array | DeviceBuffer<'f32'>)[];
+}
+
 /** As native code takes it. */
 function nativeOf<T extends object>(value: T): T extends DeviceBuffer ? DeviceBuffer['native'] : T {
   return (value instanceof DeviceBuffer ? value.native : value) as never;
@@ -216,6 +224,7 @@ export class CodebookHandle {
   readonly nonFinite: number;
   readonly device: string;
   readonly #onNonFinite: NonFiniteRule;
+  readonly #missing = new Float64Array(1); // of the one sync call there can be
   #native: NativeCodebook | undefined;
 
   constructor(
@@ -338,15 +347,19 @@ export class CodebookHandle {
     const outIndices = checkOut('out.indices', options.out?.indices, Int32Array, n * k);
     const outDistances = checkOut('out.distances', options.out?.distances, Float32Array, n * k);
     const { places, drop } = this.#places(options.result);
-    const result = {
-      indices: places.i32(n * k),
-      distances: places.f32(n * k),
-      ...(options.margin && { margins: places.f32(n) }),
-      ...(partDistances && { partDistances: this.parts.map(() => places.f32(n * k)) }),
-    };
-    const missing = new Float64Array(1);
+    // Plain literals, no spreading: a caller that streams looks one query up in ten microseconds.
+    const result: FoundArrays = { indices: places.i32(n * k), distances: places.f32(n * k) };
+    if (options.margin) result.margins = places.f32(n);
+    if (partDistances) result.partDistances = this.parts.map(() => places.f32(n * k));
+    const missing = sync ? this.#missing : new Float64Array(1);
     const request: NativeNearestRequest = {
-      ...{ queries: nativeOf(queries), format, n, k, weights, missing, sync },
+      queries: nativeOf(queries),
+      format,
+      n,
+      k,
+      weights,
+      missing,
+      sync,
       indices: nativeOf(result.indices),
       distances: nativeOf(result.distances),
       margins: result.margins && nativeOf(result.margins),
@@ -356,11 +369,9 @@ export class CodebookHandle {
       this.#checkFound(missing[0]);
       checkOut('out.indices', outIndices, Int32Array, n * k)?.set(result.indices as Int32Array);
       checkOut('out.distances', outDistances, Float32Array, n * k)?.set(result.distances as Float32Array);
-      return {
-        ...result,
-        indices: outIndices ?? result.indices,
-        distances: outDistances ?? result.distances,
-      } as NearestResult & { partDistances?: Float32Array[] }; // or DeviceNearestResult: the overloads of callers say which
+      if (outIndices) result.indices = outIndices;
+      if (outDistances) result.distances = outDistances;
+      return result as NearestResult & { partDistances?: Float32Array[] }; // or DeviceNearestResult: the overloads of callers say which
     };
     return { request, finish, drop };
   }
@@ -381,9 +392,15 @@ export class CodebookHandle {
       errors: places.f32(n),
       counts: places.i32(this.size),
     };
-    const missing = new Float64Array(1);
+    const missing = sync ? this.#missing : new Float64Array(1);
     const request: NativeNearestRequest = {
-      ...{ queries: nativeOf(queries), format, n, k: 1, weights, missing, sync },
+      queries: nativeOf(queries),
+      format,
+      n,
+      k: 1,
+      weights,
+      missing,
+      sync,
       indices: nativeOf(result.indices),
       codes: nativeOf(result.codes),
       errors: nativeOf(result.errors),

@@ -136,7 +136,7 @@ void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int
       Score(queries, rows, static_cast<int>(begin), static_cast<int>(end), best);
     };
     if (together_) {
-      ParallelRanges(spans_, 1, sweep);
+      ParallelRanges(spans_, 1, sweep, 1);  // the same stretch each time, which its cache holds
       ParallelRanges(count, kFewestScored, score);
     } else {
       sweep(0, 0, spans_);

@@ -330,7 +330,10 @@ export interface NativeAddon extends NativeCodebooks, NativeQuantizers, NativeLe
   setThreads(threads: number): void;
   pending(): number;
 
-  // native/addon/image.cc: [height][width][channels] to RGB [size][size][3]; `pixels` must not change meanwhile
+  // native/addon/image.cc
+  /** Frees the memory of an array that nobody will look at again, now; the array is empty afterwards. */
+  release(array: Uint8Array): void;
+  /** [height][width][channels] to RGB [size][size][3]. The pixels are released: their array is empty afterwards. */
   prepareImage(...request: PrepareImageRequest): Promise<Uint8Array>;
   prepareImageSync(...request: PrepareImageRequest): Uint8Array;
 

@@ -352,6 +352,33 @@ describe('raw pixels', () => {
       assert.deepEqual(data.subarray(i * 32 * 32 * 3, (i + 1) * 32 * 32 * 3), wanted.data);
   });
 
+  it("are the caller's own afterwards, however they were handed in", async () => {
+    const processor = new ImageProcessor({ size: 32 });
+    const bytes = new Uint8Array(readFileSync(sample('chelsea-cat.jpg')));
+    const raw = noise(50, 40, 3);
+    const clamped = { data: new Uint8ClampedArray(noise(50, 40, 3).data), width: 50, height: 40 };
+    const given = [bytes, bytes.buffer, Buffer.from(bytes), bytes.subarray(0), raw, clamped];
+    const held = [bytes, raw.data, clamped.data];
+    const before = held.map((array) => sha256(Uint8Array.from(array)));
+    await processor.prepareBatch(given);
+    for (const image of given) await processor.prepare(image);
+    processor.prepareSync(raw);
+    assert.deepEqual(
+      held.map((array) => sha256(Uint8Array.from(array))),
+      before,
+    );
+  });
+
+  it('leave no memory behind that waits to be collected', async () => {
+    const processor = new ImageProcessor({ size: 128 });
+    const file = sample('coffee-cup.jpg'); // 2.4 MB of pixels
+    await processor.prepare(file);
+    const before = process.memoryUsage().arrayBuffers;
+    for (let i = 0; i < 20; i++) await processor.prepare(file);
+    const grown = process.memoryUsage().arrayBuffers - before;
+    assert.ok(grown < 10e6, `${(grown / 1e6).toFixed(1)} MB`);
+  });
+
   it('that do not fit together are refused', async () => {
     const data = new Uint8Array(12);
     for (const [raw, wanted] of [

@@ -121,7 +121,9 @@ export class ImageProcessor {
       while (next < opened.length) {
         const i = next++;
         try {
-          data.set((await this.#prepare(opened[i], signal)).data, i * size * size * 3);
+          const square = (await this.#prepare(opened[i], signal)).data;
+          data.set(square, i * size * size * 3);
+          native().release(square);
         } catch (error) {
           next = opened.length;
           throw error;
@@ -153,16 +155,23 @@ export class ImageProcessor {
     }
     if (source instanceof Uint8Array || source instanceof ArrayBuffer) {
       const bytes = new Uint8Array(source instanceof ArrayBuffer ? source.slice(0) : source);
-      return () => decode(bytes, name, this.maxPixels, signal);
+      return () => this.#decode(bytes, name, signal);
     }
     if (typeof source === 'string' || source instanceof URL) {
-      return async () => decode(await readImageFile(source, name, signal), name, this.maxPixels, signal);
+      return async () => this.#decode(await readImageFile(source, name, signal), name, signal);
     }
     throw invalidArgument(
       'an image',
       'a path, a file: URL, the bytes of a file or { data, width, height }',
       source,
     );
+  }
+
+  /** Decodes bytes that nobody else holds. */
+  async #decode(bytes: Uint8Array, name: string, signal?: AbortSignal): Promise<Pixels> {
+    const pixels = await decode(bytes, name, this.maxPixels, signal);
+    native().release(bytes);
+    return pixels;
   }
 
   async #prepare(open: () => Promise<Pixels>, signal?: AbortSignal): Promise<PreparedSource> {

@@ -2,6 +2,7 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import type { ImageProcessor } from '../image/processor.js';
 import { type ImageSource, type RawImage, readImageFile } from '../image/source.js';
+import { native } from '../native.js';
 import type { StreamOptions } from './types.js';
 
 /** An image on its way in. It has one of `bytes`, `pixels`, `path` and `load`. */
@@ -257,9 +258,13 @@ class Pipeline<M> {
     try {
       const { length } = batch[0].square;
       const image = new Uint8Array(batch.length * length);
-      for (const [i, { square }] of batch.entries()) image.set(square, i * length);
+      for (const [i, { square }] of batch.entries()) {
+        image.set(square, i * length);
+        native().release(square);
+      }
       const places = batch.map(({ place, width, height }) => ({ place, width, height }));
       const tokens = await this.#encoder.encode(image, places.length, this.#stopping.signal);
+      native().release(image);
       const count = tokens.length / places.length;
       for (const [i, { place, width, height }] of places.entries()) {
         const { position, ...named } = place;

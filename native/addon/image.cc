@@ -31,8 +31,8 @@ Fit ParseFit(const std::string& name) {
   throw InvalidArgument("Unknown fit '" + name + "'");
 }
 
-// (pixels, width, height, layout, fit, size), checked by lib/image/processor.ts. The caller keeps the pixels
-// to itself while the request runs.
+// (pixels, width, height, layout, fit, size), checked by lib/image/processor.ts. The caller hands the pixels over: the
+// array is empty afterwards.
 Request ParseRequest(const Napi::CallbackInfo& info) {
   const Napi::Uint8Array pixels = info[0].As<Napi::Uint8Array>();
   Request request;
@@ -50,6 +50,13 @@ Request ParseRequest(const Napi::CallbackInfo& info) {
   return request;
 }
 
+// Frees an array's memory now, for the next picture, and not when it is collected: memory that is touched for the first time
+// costs more than what is done with it. The array is empty afterwards. A part of a larger array is left as it is.
+void Release(const Napi::Uint8Array& array) {
+  Napi::ArrayBuffer memory = array.ArrayBuffer();
+  if (memory.ByteLength() == array.ByteLength()) memory.Detach();
+}
+
 class PrepareWorker : public Napi::AsyncWorker {
  public:
   PrepareWorker(Napi::Env env, const Request& request, Napi::Uint8Array pixels, Napi::Uint8Array output)
@@ -64,7 +71,10 @@ class PrepareWorker : public Napi::AsyncWorker {
 
  protected:
   void Execute() override { PrepareImage(request_.raster, request_.fit, request_.size, out_); }
-  void OnOK() override { deferred_.Resolve(output_.Value()); }
+  void OnOK() override {
+    Release(pixels_.Value().As<Napi::Uint8Array>());
+    deferred_.Resolve(output_.Value());
+  }
   // What PrepareImage can throw is std::bad_alloc.
   void OnError(const Napi::Error&) override {
     deferred_.Reject(
@@ -101,8 +111,12 @@ void InitImage(Napi::Env env, Napi::Object exports) {
                   const Request request = ParseRequest(info);
                   Napi::Uint8Array output = NewPicture(info.Env(), request.size);
                   PrepareImage(request.raster, request.fit, request.size, output.Data());
+                  Release(info[0].As<Napi::Uint8Array>());
                   return output;
                 });
+              }));
+  exports.Set("release", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                if (info[0].IsTypedArray()) Release(info[0].As<Napi::Uint8Array>());
               }));
 }
 

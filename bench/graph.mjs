@@ -14,6 +14,7 @@ import { fillUniform, graphWeight, model } from './random-model.mjs';
 
 const require = createRequire(import.meta.url);
 const { native } = require('../dist/native.js');
+const { lanesOf } = require('../dist/tokenizer/batching.js');
 const { decodeGraph, encodeGraph } = require('../dist/tokenizer/graphs.js');
 const { ImageProcessor } = require('../dist/index.js');
 
@@ -43,9 +44,9 @@ export function operations(graph) {
 class Programs {
   #stores = new Map();
 
-  compile(graph, precision) {
+  compile(graph, precision, lanes = 1) {
     if (!this.#stores.has(precision)) this.#stores.set(precision, native().createWeightStore('cpu'));
-    const program = native().createProgram(graph, this.#stores.get(precision), precision);
+    const program = native().createProgram(graph, this.#stores.get(precision), precision, lanes);
     for (const { name } of program.missingWeights()) program.setWeight(name, graphWeight(name));
     return program;
   }
@@ -173,7 +174,10 @@ export async function benchEncode(report, { threads = 2, quick = false, only } =
         continue;
       }
       await withThreads(threads, async () => {
-        const program = programs.compile(graph, precision);
+        // As the tokenizer runs a batch.
+        const lanes = lanesOf(batch, threads);
+        const lane = encodeGraph(model, batch / lanes, { image: 'f32', latents: true });
+        const program = programs.compile(lane.graph, precision, lanes);
         const ours = program.runSync({ image });
         const guard = new LoadGuard();
         const times = await timeInTurn(

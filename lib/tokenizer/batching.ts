@@ -19,6 +19,14 @@ export function defaultBatch(single: Graph, threads = 1): number {
 }
 
 /**
+ * Lanes a batch is run in. With images for every thread each does its own, from beginning to end; fewer are computed by all
+ * threads together, op by op. The results are the same.
+ */
+export function lanesOf(batch: number, threads: number): number {
+  return batch % threads === 0 ? threads : 1;
+}
+
+/**
  * Splits `count` images into runs of at most `size`. What is left over is run in powers of two, so that few programs
  * serve every count.
  */

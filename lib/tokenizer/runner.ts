@@ -1,6 +1,6 @@
 import { TokenFlowError } from '../errors.js';
 import type { BuiltGraph } from '../graph/builder.js';
-import { defaultBatch, splitBatch } from './batching.js';
+import { defaultBatch, lanesOf, splitBatch } from './batching.js';
 import type { Inputs, Outputs, ProgramSource, Programs } from './programs.js';
 
 /** What a program computes, for any batch size. */
@@ -113,20 +113,11 @@ export class Runner {
   }
 
   #program(kind: Kind, batch: number): ProgramSource {
-    const lanes = this.#lanesOf(batch);
+    const lanes = lanesOf(batch, this.#threads());
     return {
       key: `${kind.key} x${batch} in ${lanes}`,
       build: () => kind.build(batch / lanes),
       lanes,
     };
-  }
-
-  /**
-   * With images for every thread each does its own, from beginning to end; fewer are computed by all threads together, op
-   * by op. The results are the same.
-   */
-  #lanesOf(batch: number): number {
-    const threads = this.#threads();
-    return batch % threads === 0 ? threads : 1;
   }
 }

@@ -89,16 +89,24 @@ function compile(file, chosen) {
     : spawnSync('c++filt', { input: text, encoding: 'utf8', maxBuffer: 1 << 28 }).stdout;
 }
 
-/** As `compile`, remembered for as long as the file and everything it may include are what they were. */
+/** A source and everything of ours that it includes. */
+function* withIncludes(file, seen = new Set()) {
+  if (seen.has(file)) return;
+  seen.add(file);
+  yield file;
+  for (const [, name] of readFileSync(file, 'utf8').matchAll(/^#include "(.+)"/gm)) {
+    const found = [path.dirname(file), folder, path.dirname(folder)].map((at) => path.join(at, name));
+    const include = found.find((candidate) => existsSync(candidate));
+    if (include) yield* withIncludes(include, seen);
+  }
+}
+
+/** As `compile`, remembered for as long as the file and everything it includes are what they were. */
 function compiled(file, chosen, compiler) {
   const hash = createHash('sha256').update(compiler).update(chosen.join()).update(readFlags().join());
-  for (const part of ['cuda', 'codebook', 'runtime']) {
-    const folder = path.join(root, 'native', part);
-    for (const name of readdirSync(folder).sort()) {
-      if (/\.(cuh|h)$/.test(name)) hash.update(name).update(readFileSync(path.join(folder, name)));
-    }
+  for (const part of withIncludes(path.join(root, file))) {
+    hash.update(path.relative(root, part)).update(readFileSync(part));
   }
-  hash.update(readFileSync(path.join(root, file)));
   const kept = path.join(
     root,
     'build',

@@ -42,10 +42,13 @@ export interface StreamEncoder {
   encode(image: Uint8Array, count: number, signal: AbortSignal): Promise<Int32Array>;
 }
 
-/** One run is computed while the next one waits, so that the compute thread never waits for JavaScript. */
-const RUNS_UNDER_WAY = 2;
+/**
+ * One run is computed while the next one waits, so that the compute thread never waits for JavaScript. On a card two are in its
+ * streams, one computed and one on its way up or down, and the third waits.
+ */
+const RUNS_UNDER_WAY = 3;
 
-/** Decoded images, by default, in batches: those of two runs and as many again that are being made ready. */
+/** Decoded images, by default, in batches: those of the runs under way, and one that is being made ready. */
 const DECODED_BATCHES = 4;
 
 export const STREAM_OPTIONS = [

@@ -30,40 +30,66 @@ Environment::~Environment() {
   for (Job* job : pending_) delete job;
 }
 
+void Job::Attempt(const std::function<void()>& part) {
+  const auto fail = [this](const std::string& code, const std::string& message) {
+    error_code = code;
+    error_message = message;
+  };
+  try {
+    part();
+    if (cancelled->load()) fail("ABORTED", "");
+  } catch (const Error& e) {
+    fail(e.code, e.what());
+  } catch (const std::bad_alloc&) {
+    fail("ERR_TOKENFLOW_OUT_OF_MEMORY", "Not enough memory for this call");
+  } catch (const std::exception& e) {
+    fail("ERR_TOKENFLOW_INTERNAL", e.what());
+  }
+}
+
 Napi::Object Environment::Schedule(Napi::Env env, std::unique_ptr<Job> owned, bool brief) {
   Job* job = owned.release();
   if (pending_.empty()) completions_->tsfn.Ref(env);
   pending_.insert(job);
 
-  const auto run = [job, cancelled = job->cancelled, completions = completions_] {
-    {
-      std::lock_guard<std::mutex> lock(completions->mutex);
-      if (!completions->open) return;  // the environment is gone, and the job with it
-      completions->running++;
-    }
-    if (cancelled->load()) {
-      job->error_code = "ABORTED";
-    } else {
-      try {
-        job->execute(*cancelled);
-        if (cancelled->load()) job->error_code = "ABORTED";
-      } catch (const Error& e) {
-        job->error_code = e.code;
-        job->error_message = e.what();
-      } catch (const std::bad_alloc&) {
-        job->error_code = "ERR_TOKENFLOW_OUT_OF_MEMORY";
-        job->error_message = "Not enough memory for this call";
-      } catch (const std::exception& e) {
-        job->error_code = "ERR_TOKENFLOW_INTERNAL";
-        job->error_message = e.what();
-      }
-    }
+  const auto begin = [completions = completions_] {
+    std::lock_guard<std::mutex> lock(completions->mutex);
+    if (!completions->open) return false;  // the environment is gone, and the job with it
+    completions->running++;
+    return true;
+  };
+  const auto end = [job, completions = completions_] {
     std::lock_guard<std::mutex> lock(completions->mutex);
     completions->running--;
     if (completions->open) completions->tsfn.NonBlockingCall(job);
     completions->idle.notify_all();
   };
-  if (!brief || !job->queue->TryRun(run)) job->queue->Post(run);
+  if (job->start) {
+    job->queue->PostInTwo([=, cancelled = job->cancelled]() -> std::function<void()> {
+      if (!begin()) return {};
+      std::function<void()> rest;
+      job->Attempt([&] {
+        if (!cancelled->load()) rest = job->start(*cancelled);
+      });
+      if (!rest) {
+        end();
+        return {};
+      }
+      return [=] {
+        job->Attempt(rest);
+        end();
+      };
+    });
+  } else {
+    const auto run = [=, cancelled = job->cancelled] {
+      if (!begin()) return;
+      job->Attempt([&] {
+        if (!cancelled->load()) job->execute(*cancelled);
+      });
+      end();
+    };
+    if (!brief || !job->queue->TryRun(run)) job->queue->Post(run);
+  }
 
   Napi::Object handle = Napi::Object::New(env);
   handle.Set("promise", job->deferred.Promise());

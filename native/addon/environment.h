@@ -28,10 +28,15 @@ struct Job {
   Napi::Promise::Deferred deferred;
   ComputeQueue* queue = &ComputeQueue::Cpu();  // of the device it runs on
   std::shared_ptr<CancelFlag> cancelled;
-  std::vector<Napi::ObjectReference> held;         // kept alive until the promise settles
-  std::function<void(const CancelFlag&)> execute;  // on the compute thread
-  std::function<Napi::Value(Napi::Env)> resolve;   // on the JavaScript thread
+  std::vector<Napi::ObjectReference> held;  // kept alive until the promise settles
+  // On the compute thread: one of the two. `start` is the first part of a job in two (ComputeQueue::PostInTwo).
+  std::function<void(const CancelFlag&)> execute;
+  std::function<std::function<void()>(const CancelFlag&)> start;
+  std::function<Napi::Value(Napi::Env)> resolve;  // on the JavaScript thread
   std::string error_code, error_message;
+
+  // Runs a part of it. What the part throws becomes the error, and so does having been cancelled.
+  void Attempt(const std::function<void()>& part);
 };
 
 class Environment {

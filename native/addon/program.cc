@@ -372,8 +372,8 @@ class ProgramHandle : public Napi::ObjectWrap<ProgramHandle> {
       job->queue = queue_;
       job->held.push_back(Napi::Persistent(Collect(info.Env(), *program, *binding)));
       binding->arrays.clear();  // handles of this call only
-      job->execute = [program, binding](const CancelFlag& cancelled) {
-        program->Run(binding->inputs, binding->outputs, cancelled);
+      job->start = [program, binding](const CancelFlag& cancelled) {
+        return program->Start(binding->inputs, binding->outputs, cancelled);
       };
       job->resolve = [handle](Napi::Env) -> Napi::Value { return handle->held[0].Value(); };
       return Environment::Of(info.Env())->Schedule(info.Env(), std::move(job));

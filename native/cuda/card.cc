@@ -12,8 +12,9 @@ CardShape ShapeOf(int index) {
 
 }  // namespace
 
-// The stream belongs to the device that is current when it is made.
-Card::Card(int index) : index_(index), shape_(ShapeOf(index)), stream_(index) {}
+// A stream belongs to the device that is current when it is made.
+Card::Card(int index)
+    : index_(index), shape_(ShapeOf(index)), stream_(index), uploads_(index), downloads_(index) {}
 
 Card::Space Card::Memory() const {
   Space space;

@@ -1,4 +1,4 @@
-// A card, and what everything that runs on it shares: its shape, the stream, and whether its context was lost.
+// A card, and what everything that runs on it shares: its shape, the streams, and whether its context was lost.
 #pragma once
 #include <mutex>
 #include <string>
@@ -15,7 +15,10 @@ class Card {
 
   int index() const { return index_; }
   const CardShape& shape() const { return shape_; }
-  const Stream& stream() const { return stream_; }
+  const Stream& stream() const { return stream_; }  // of kernels
+  // Of copies that run beside the kernels of other batches (program.cc).
+  const Stream& uploads() const { return uploads_; }
+  const Stream& downloads() const { return downloads_; }
 
   // Free bytes now, and all of them.
   struct Space {
@@ -48,7 +51,7 @@ class Card {
 
   const int index_;
   const CardShape shape_;
-  const Stream stream_;
+  const Stream stream_, uploads_, downloads_;
   mutable std::mutex mutex_;
   std::string lost_;
 };

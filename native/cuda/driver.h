@@ -103,6 +103,22 @@ inline cudaError_t AllocatePinned(void** p, size_t bytes) {
 using DeviceMemory = Memory<AllocateOnDevice, cudaFree>;
 using PinnedMemory = Memory<AllocatePinned, cudaFreeHost>;
 
+// A point in a stream's work that others, or the host, wait for.
+class Event {
+ public:
+  Event() { Check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "creating an event"); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() { cudaEventDestroy(event_); }
+
+  cudaEvent_t get() const { return event_; }
+  // For the work in front of it where it was last recorded.
+  void Wait() const { Check(cudaEventSynchronize(event_), "computing"); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // Work in order, beside whatever else the process has on the device.
 class Stream {
  public:
@@ -116,6 +132,13 @@ class Stream {
 
   cudaStream_t get() const { return stream_; }
   void Wait() const { Check(cudaStreamSynchronize(stream_), "computing"); }
+  void Record(const Event& event) const {
+    Check(cudaEventRecord(event.get(), stream_), "recording an event");
+  }
+  // What is put into the stream from now on waits for the event; the host does not.
+  void WaitFor(const Event& event) const {
+    Check(cudaStreamWaitEvent(stream_, event.get(), 0), "ordering two streams");
+  }
 
  private:
   cudaStream_t stream_ = nullptr;

@@ -1,22 +1,25 @@
-// How a program runs. Its memory on the card is one piece, laid out when the weights are complete:
+// How a program runs. Its memory on the card is two pieces, laid out when the weights are complete:
 //
-//   [values, planned (runtime/memory_plan.h)] [scratch of one op at a time] [inputs] [outputs] [faults]
+//   arena: [values, planned (runtime/memory_plan.h)] [scratch of one op at a time]     one for all runs
+//   slot:  [inputs] [outputs] [faults]                                                 one for each run under way, two at most
 //
-// and the last three have a mirror in pinned host memory. A run fills the inputs' mirror and puts into the card's stream: one
-// copy up, the kernels, one copy down. The host waits once, at the end.
+// A slot has a mirror in pinned host memory. A run fills the inputs' mirror and puts its work into three streams of the card,
+// which wait for each other by events: one copy up, the kernels, one copy down. Start returns then, and what it returns waits
+// for the copy down, so while one batch is computed the next one's inputs go up and the results of the one before come down.
 //
-// The first run starts the kernels one by one; it also loads their code. From the second on, all of it is captured in a CUDA
-// graph, which spares the host's part of some hundreds of launches. A graph has noted addresses, so it is captured anew when
-// the memory had to move. Where capturing is refused, or TOKENFLOW_CUDA_GRAPHS=off, the kernels go on being started one by
-// one, and are timed (Profile).
+// The first run starts the kernels one by one; it also loads their code. From the second on, all of them are captured in a CUDA
+// graph, which spares the host's part of some hundreds of launches. A graph has noted addresses, so there is one for each slot,
+// captured anew when memory had to move. Where capturing is refused, or TOKENFLOW_CUDA_GRAPHS=off, the kernels go on being
+// started one by one, and are timed (Profile).
 #include "program.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <map>
-#include <optional>
+#include <utility>
 
 #include "op.h"
 #include "runtime/memory_plan.h"
@@ -119,17 +122,22 @@ class CudaProgram : public Program {
   ProgramMemory Memory() const override {
     if (!Ready()) return {plan_.arena_bytes, 0};
     const Layout layout(*this);
-    return {plan_.arena_bytes, static_cast<int64_t>(layout.bytes) - plan_.arena_bytes};
+    return {plan_.arena_bytes, static_cast<int64_t>(layout.arena + layout.slot) - plan_.arena_bytes};
   }
 
   void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
            const CancelFlag& cancelled) override {
+    if (const auto rest = Start(inputs, outputs, cancelled)) rest();
+  }
+
+  std::function<void()> Start(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                              const CancelFlag& cancelled) override {
     if (!Ready()) {
       const std::vector<MissingWeight> missing = MissingWeights();
       throw InvalidArgument("Expected every weight before a run but " + std::to_string(missing.size()) +
                             " are missing" + (missing.empty() ? "" : ", first '" + missing[0].name + "'"));
     }
-    store_->card().Use([&] { RunHere(inputs, outputs, cancelled); });
+    return store_->card().Use([&] { return StartHere(inputs, outputs, cancelled); });
   }
 
   std::vector<OpTime> Profile() const override {
@@ -141,31 +149,31 @@ class CudaProgram : public Program {
   }
 
  private:
-  // Where the parts lie. The mirror in host memory begins with the inputs.
+  // Where the parts lie.
   struct Layout {
     explicit Layout(const CudaProgram& program) {
-      const auto take = [this](int64_t count) {
-        const size_t offset = bytes;
-        bytes += static_cast<size_t>(RoundUp(count, kLine));
-        return offset;
-      };
-      take(program.plan_.arena_bytes);
+      Take(&arena, program.plan_.arena_bytes);
       int64_t most = 0;
       for (const CompiledOp& op : program.ops_) most = std::max(most, op.scratch_bytes());
-      scratch = take(most);
+      scratch = Take(&arena, most);
       for (const Port& port : program.graph_.inputs) {
-        inputs.push_back(take(program.graph_.values[port.value].Bytes()));
+        inputs.push_back(Take(&slot, program.graph_.values[port.value].Bytes()));
       }
-      first_output = bytes;
+      first_output = slot;
       for (const Port& port : program.graph_.outputs) {
-        outputs.push_back(take(program.graph_.values[port.value].Bytes()));
+        outputs.push_back(Take(&slot, program.graph_.values[port.value].Bytes()));
       }
-      faults = take(static_cast<int64_t>(program.faults_.size() * sizeof(int32_t)));
-      mirror = inputs.empty() ? first_output : inputs[0];
+      faults = Take(&slot, static_cast<int64_t>(program.faults_.size() * sizeof(int32_t)));
     }
-    size_t scratch, first_output, faults, mirror;
+    static size_t Take(size_t* bytes, int64_t count) {
+      const size_t offset = *bytes;
+      *bytes += static_cast<size_t>(RoundUp(count, kLine));
+      return offset;
+    }
+    size_t arena = 0, slot = 0;   // bytes
+    size_t scratch;               // in the arena
+    size_t first_output, faults;  // in the slot
     std::vector<size_t> inputs, outputs;
-    size_t bytes = 0;
   };
 
   bool Ready() const {
@@ -175,77 +183,119 @@ class CudaProgram : public Program {
     return true;
   }
 
-  void RunHere(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
-               const CancelFlag& cancelled) {
+  std::function<void()> StartHere(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
+                                  const CancelFlag& cancelled) {
     const Card& card = store_->card();
     const Layout layout(*this);
-    const auto memory =
-        store_->Reserve(layout.bytes, layout.bytes - layout.mirror, graph_.values[0].shape[0]);
-    const auto mirror = [&](size_t offset) { return memory.pinned + (offset - layout.mirror); };
+    const auto memory = store_->Reserve(layout.arena, layout.slot, graph_.values[0].shape[0]);
+    RunSlot& slot = store_->slot(memory.slot);
     for (size_t i = 0; i < inputs.size(); i++) {
-      std::memcpy(mirror(layout.inputs[i]), inputs[i], graph_.values[graph_.inputs[i].value].Bytes());
+      std::memcpy(slot.pinned.as() + layout.inputs[i], inputs[i],
+                  graph_.values[graph_.inputs[i].value].Bytes());
     }
-    if (cancelled.load(std::memory_order_relaxed)) return;
+    if (cancelled.load(std::memory_order_relaxed)) return {};
 
-    if (captured_.has_value() && generation_ != memory.generation) captured_.reset();
-    if (graphs_wanted_ && warm_ && !captured_.has_value()) Capture(layout, memory);
-    if (captured_.has_value()) {
-      captured_->Launch(card.stream());
-      card.stream().Wait();
-    } else {
-      const Stopwatch stopwatch(ops_.size() + 1);
-      try {
-        Enqueue(layout, memory, &stopwatch);
-      } catch (...) {
-        cudaStreamSynchronize(card.stream().get());  // what was started reads and writes the memory
-        throw;
+    std::shared_ptr<const Stopwatch> stopwatch;
+    try {
+      if (layout.first_output > 0) {
+        Check(cudaMemcpyAsync(slot.device.as(), slot.pinned.as(), layout.first_output, cudaMemcpyHostToDevice,
+                              card.uploads().get()),
+              "uploading inputs");
       }
-      card.stream().Wait();
-      for (size_t i = 0; i < ops_.size(); i++) {
-        milliseconds_[i].store(milliseconds_[i].load() + stopwatch.MillisecondsFrom(i));
+      card.uploads().Record(slot.uploaded);
+      card.stream().WaitFor(slot.uploaded);
+      stopwatch = Compute(layout, memory, slot);
+      card.stream().Record(slot.computed);
+      card.downloads().WaitFor(slot.computed);
+      Check(
+          cudaMemcpyAsync(slot.pinned.as() + layout.first_output, slot.device.as() + layout.first_output,
+                          layout.slot - layout.first_output, cudaMemcpyDeviceToHost, card.downloads().get()),
+          "downloading outputs");
+      card.downloads().Record(slot.downloaded);
+    } catch (...) {
+      // What was started reads and writes the memory.
+      for (const Stream* stream : {&card.uploads(), &card.stream(), &card.downloads()}) {
+        cudaStreamSynchronize(stream->get());
+      }
+      throw;
+    }
+
+    // Whoever comes first, the rest of this run or a run that needs its memory, lands it.
+    const auto failure = std::make_shared<std::exception_ptr>();
+    const auto landed = std::make_shared<bool>(false);
+    slot.land = [=, slot = &slot] {
+      *landed = true;
+      try {
+        store_->card().Use([&] { Land(layout, *slot, outputs, stopwatch.get()); });
+      } catch (...) {
+        *failure = std::current_exception();
+      }
+    };
+    return [=, slot = &slot] {
+      if (!*landed) slot->Land();
+      if (*failure != nullptr) std::rethrow_exception(*failure);
+    };
+  }
+
+  // The kernels of one run; what times them, where they are started one by one.
+  std::shared_ptr<const Stopwatch> Compute(const Layout& layout, const CudaWeightStore::Workspace& memory,
+                                           const RunSlot& slot) {
+    const Stream& stream = store_->card().stream();
+    Captured& captured = captured_[memory.slot];
+    const std::pair<int, int> now(memory.generation, slot.generation);
+    if (captured.graph != nullptr && captured.generations != now) captured.graph.reset();
+    if (graphs_wanted_ && warm_ && captured.graph == nullptr) {
+      try {
+        captured.graph =
+            std::make_unique<LaunchGraph>(stream, [&] { Enqueue(layout, memory, slot, nullptr); });
+        captured.generations = now;
+      } catch (const DeviceError& error) {
+        if (!IsRecoverable(error.status)) throw;
+        graphs_wanted_ = false;
       }
     }
     warm_ = true;
+    if (captured.graph != nullptr) {
+      captured.graph->Launch(stream);
+      return nullptr;
+    }
+    auto stopwatch = std::make_shared<const Stopwatch>(ops_.size() + 1);
+    Enqueue(layout, memory, slot, stopwatch.get());
+    return stopwatch;
+  }
 
-    const auto* faults = reinterpret_cast<const int32_t*>(mirror(layout.faults));
+  // Waits for a run and takes its results.
+  void Land(const Layout& layout, const RunSlot& slot, const std::vector<void*>& outputs,
+            const Stopwatch* stopwatch) {
+    slot.downloaded.Wait();
+    for (size_t i = 0; i < ops_.size() && stopwatch != nullptr; i++) {
+      milliseconds_[i].store(milliseconds_[i].load() + stopwatch->MillisecondsFrom(i));
+    }
+    const unsigned char* mirror = slot.pinned.as();
+    const auto* faults = reinterpret_cast<const int32_t*>(mirror + layout.faults);
     for (size_t i = 0; i < faults_.size(); i++) {
       if (faults[i] != 0) throw InvalidArgument(faults_[i]);
     }
     for (size_t i = 0; i < outputs.size(); i++) {
-      std::memcpy(outputs[i], mirror(layout.outputs[i]), graph_.values[graph_.outputs[i].value].Bytes());
+      std::memcpy(outputs[i], mirror + layout.outputs[i], graph_.values[graph_.outputs[i].value].Bytes());
     }
   }
 
-  void Capture(const Layout& layout, const CudaWeightStore::Workspace& memory) {
-    try {
-      captured_.emplace(store_->card().stream(), [&] { Enqueue(layout, memory, nullptr); });
-      generation_ = memory.generation;
-    } catch (const DeviceError& error) {
-      if (!IsRecoverable(error.status)) throw;
-      graphs_wanted_ = false;
-    }
-  }
-
-  // Puts one run into the stream.
-  void Enqueue(const Layout& layout, const CudaWeightStore::Workspace& memory, const Stopwatch* stopwatch) {
+  // Puts the kernels of one run into the stream.
+  void Enqueue(const Layout& layout, const CudaWeightStore::Workspace& memory, const RunSlot& slot,
+               const Stopwatch* stopwatch) {
     const Stream& stream = store_->card().stream();
+    unsigned char* const ports = slot.device.as();
     std::vector<unsigned char*> values;
     for (const Place& place : plan_.places) {
-      values.push_back(place.kind == Place::kArena    ? memory.device + place.offset
-                       : place.kind == Place::kInput  ? memory.device + layout.inputs[place.port]
-                       : place.kind == Place::kOutput ? memory.device + layout.outputs[place.port]
+      values.push_back(place.kind == Place::kArena    ? memory.arena + place.offset
+                       : place.kind == Place::kInput  ? ports + layout.inputs[place.port]
+                       : place.kind == Place::kOutput ? ports + layout.outputs[place.port]
                                                       : nullptr);
     }
-    unsigned char* const mirror = memory.device + layout.mirror;
-    const Frame frame{values.data(), memory.device + layout.scratch,
-                      reinterpret_cast<int32_t*>(memory.device + layout.faults), stream.get()};
-
-    if (layout.first_output > layout.mirror) {
-      Check(cudaMemcpyAsync(mirror, memory.pinned, layout.first_output - layout.mirror,
-                            cudaMemcpyHostToDevice, stream.get()),
-            "uploading inputs");
-    }
-    Check(cudaMemsetAsync(memory.device + layout.faults, 0, layout.bytes - layout.faults, stream.get()),
+    const Frame frame{values.data(), memory.arena + layout.scratch,
+                      reinterpret_cast<int32_t*>(ports + layout.faults), stream.get()};
+    Check(cudaMemsetAsync(ports + layout.faults, 0, layout.slot - layout.faults, stream.get()),
           "clearing the faults");
     for (size_t i = 0; i < ops_.size(); i++) {
       if (stopwatch != nullptr) stopwatch->Mark(i, stream);
@@ -254,16 +304,12 @@ class CudaProgram : public Program {
     if (stopwatch != nullptr) stopwatch->Mark(ops_.size(), stream);
     for (size_t i = 0; i < graph_.outputs.size(); i++) {
       const ValueId value = graph_.outputs[i].value;
-      unsigned char* const output = memory.device + layout.outputs[i];
+      unsigned char* const output = ports + layout.outputs[i];
       if (values[value] == output) continue;  // an input, or the value of another output
       Check(cudaMemcpyAsync(output, values[value], graph_.values[value].Bytes(), cudaMemcpyDeviceToDevice,
                             stream.get()),
             "copying an output");
     }
-    Check(cudaMemcpyAsync(memory.pinned + (layout.first_output - layout.mirror),
-                          memory.device + layout.first_output, layout.bytes - layout.first_output,
-                          cudaMemcpyDeviceToHost, stream.get()),
-          "downloading outputs");
   }
 
   const Graph graph_;
@@ -274,9 +320,12 @@ class CudaProgram : public Program {
   std::vector<std::string> faults_;  // what each means
   MemoryPlan plan_;
   bool graphs_wanted_;
-  bool warm_ = false;                    // it ran before
-  std::optional<LaunchGraph> captured_;  // for the memory of `generation_`
-  int generation_ = 0;
+  bool warm_ = false;  // it ran before
+  struct Captured {
+    std::unique_ptr<LaunchGraph> graph;
+    std::pair<int, int> generations;  // of the memory whose addresses it has
+  };
+  Captured captured_[CudaWeightStore::kSlots];
   std::vector<std::atomic<double>> milliseconds_;  // by op
 };
 

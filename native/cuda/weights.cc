@@ -1,6 +1,7 @@
 #include "weights.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tokenflow::cuda {
 
@@ -18,33 +19,74 @@ DeviceArray Upload(const void* data, size_t bytes) {
   return array;
 }
 
-CudaWeightStore::Workspace CudaWeightStore::Reserve(size_t device_bytes, size_t pinned_bytes, int64_t batch) {
-  if (device_bytes > device_.bytes()) {
-    device_ = DeviceMemory();  // the old one goes first: both need not fit
-    generation_++;
+void RunSlot::Land() {
+  if (const auto now = std::exchange(land, nullptr)) now();
+}
+
+void RunSlot::Reserve(size_t bytes, int* moves) {
+  if (bytes <= device.bytes() && bytes <= pinned.bytes()) return;
+  generation = ++*moves;
+  device = DeviceMemory();  // the old goes first: both need not fit
+  pinned = PinnedMemory();
+  device = DeviceMemory(bytes, "allocating inputs and outputs");
+  pinned = PinnedMemory(bytes, "allocating pinned memory for inputs and outputs");
+}
+
+CudaWeightStore::Workspace CudaWeightStore::Reserve(size_t arena_bytes, size_t slot_bytes, int64_t batch) {
+  if (arena_bytes > arena_.bytes()) {
+    LandAll();
+    generation_ = ++moves_;
+    arena_ = DeviceMemory();
     try {
-      device_ = DeviceMemory(device_bytes, "allocating activations");
+      arena_ = DeviceMemory(arena_bytes, "allocating activations");
     } catch (const DeviceError& error) {
       if (error.status != cudaErrorMemoryAllocation) throw;
-      const Card::Space space = card_->Memory();
-      // Activations grow with the batch and little else does. Half a hundredth is left to the driver.
-      const double share = 0.995 * static_cast<double>(space.free) / static_cast<double>(device_bytes);
-      const auto fits = std::min(batch - 1, static_cast<int64_t>(share * static_cast<double>(batch)));
-      throw Error("ERR_TOKENFLOW_OUT_OF_MEMORY",
-                  "A batch of " + std::to_string(batch) + " needs " + Megabytes(device_bytes) +
-                      " on the device beside " + Megabytes(static_cast<size_t>(Bytes())) +
-                      " of weights, but of its " + Megabytes(space.total) + " only " + Megabytes(space.free) +
-                      " are free. " +
-                      (fits >= 1 ? "A batch of " + std::to_string(fits) + " fits: set batchSize to that"
-                                 : std::string("Not even one image fits: free memory, or use the CPU")));
+      for (auto& slot : slots_) slot.reset();
+      ThrowOutOfMemory(arena_bytes + slot_bytes, batch);
     }
   }
-  if (pinned_bytes > pinned_.bytes()) {
-    pinned_ = PinnedMemory();
-    generation_++;
-    pinned_ = PinnedMemory(pinned_bytes, "allocating pinned memory for inputs and outputs");
+  int free = 0;
+  while (free < slots_that_fit_ && slots_[free] != nullptr && slots_[free]->land != nullptr) free++;
+  if (free == slots_that_fit_) LandAll(), free = 0;
+  for (;;) {
+    try {
+      if (slots_[free] == nullptr) slots_[free] = std::make_unique<RunSlot>();
+      slots_[free]->Reserve(slot_bytes, &moves_);
+      return {arena_.as(), generation_, free};
+    } catch (const DeviceError& error) {
+      if (error.status != cudaErrorMemoryAllocation) throw;
+      slots_[free].reset();
+      if (free == 0 && slots_[1] == nullptr) {
+        arena_ = DeviceMemory();
+        ThrowOutOfMemory(arena_bytes + slot_bytes, batch);
+      }
+      // No room for a run beside another: from now on one at a time.
+      LandAll();
+      slots_[1].reset();
+      slots_that_fit_ = 1;
+      free = 0;
+    }
   }
-  return {device_.as(), pinned_.as(), generation_};
+}
+
+void CudaWeightStore::LandAll() {
+  for (const auto& slot : slots_) {
+    if (slot != nullptr) slot->Land();
+  }
+}
+
+void CudaWeightStore::ThrowOutOfMemory(size_t bytes, int64_t batch) const {
+  const Card::Space space = card_->Memory();
+  // Activations grow with the batch and little else does. Half a hundredth is left to the driver.
+  const double share = 0.995 * static_cast<double>(space.free) / static_cast<double>(bytes);
+  const auto fits = std::min(batch - 1, static_cast<int64_t>(share * static_cast<double>(batch)));
+  throw Error("ERR_TOKENFLOW_OUT_OF_MEMORY",
+              "A batch of " + std::to_string(batch) + " needs " + Megabytes(bytes) +
+                  " on the device beside " + Megabytes(static_cast<size_t>(Bytes())) +
+                  " of weights, but of its " + Megabytes(space.total) + " only " + Megabytes(space.free) +
+                  " are free. " +
+                  (fits >= 1 ? "A batch of " + std::to_string(fits) + " fits: set batchSize to that"
+                             : std::string("Not even one image fits: free memory, or use the CPU")));
 }
 
 }  // namespace tokenflow::cuda

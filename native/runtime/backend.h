@@ -3,6 +3,7 @@
 // codebook_backend.h, nothing of N-API.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,6 +48,13 @@ class Program {
   // device's compute thread only. Stops between ops once `cancelled` is set, the outputs then unspecified.
   virtual void Run(const std::vector<const void*>& inputs, const std::vector<void*>& outputs,
                    const CancelFlag& cancelled) = 0;
+  // As Run, but returns once the device has its work. What is returned, unless that is empty, waits for the results: to be
+  // called on the same thread, program and outputs still being there. Between the two another run may be started.
+  virtual std::function<void()> Start(const std::vector<const void*>& inputs,
+                                      const std::vector<void*>& outputs, const CancelFlag& cancelled) {
+    Run(inputs, outputs, cancelled);
+    return {};
+  }
   // By op of the graph, over the runs so far.
   virtual std::vector<OpTime> Profile() const = 0;
 };

@@ -10,11 +10,34 @@
 namespace tokenflow {
 
 struct ComputeQueue::State {
+  // One of the two.
+  struct Posted {
+    std::function<void()> whole;
+    std::function<std::function<void()>()> start;
+  };
   std::mutex mutex;
   std::condition_variable wake;
-  std::deque<std::function<void()>> jobs;
-  bool busy = false;  // a job runs, on whichever thread
+  std::deque<Posted> jobs;
+  bool busy = false;  // a job runs or has begun, on whichever thread
   std::atomic<int> pending{0};
+
+  void Push(Posted job) {
+    pending++;
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      jobs.push_back(std::move(job));
+    }
+    wake.notify_one();
+  }
+
+  // The next job if it is one in two parts.
+  std::function<std::function<void()>()> TakeStart() {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (jobs.empty() || !jobs.front().start) return nullptr;
+    std::function<std::function<void()>()> start = std::move(jobs.front().start);
+    jobs.pop_front();
+    return start;
+  }
 
   // The end of a job.
   void Release() {
@@ -43,7 +66,7 @@ ComputeQueue& ComputeQueue::Of(const std::string& device) {
 ComputeQueue::ComputeQueue() : state_(std::make_shared<State>()) {
   std::thread([state = state_] {
     for (;;) {
-      std::function<void()> job;
+      State::Posted job;
       {
         std::unique_lock<std::mutex> lock(state->mutex);
         state->wake.wait(lock, [&] { return !state->busy && !state->jobs.empty(); });
@@ -51,19 +74,31 @@ ComputeQueue::ComputeQueue() : state_(std::make_shared<State>()) {
         job = std::move(state->jobs.front());
         state->jobs.pop_front();
       }
-      job();
+      if (job.whole) {
+        job.whole();
+      } else {
+        // As long as jobs in two parts follow each other, each is started before the one in front of it is waited for.
+        std::function<void()> rest = job.start();
+        for (std::function<std::function<void()>()> next; (next = state->TakeStart()) != nullptr;) {
+          std::function<void()> next_rest = next();
+          if (rest) rest();
+          state->pending--;
+          rest = std::move(next_rest);
+        }
+        if (rest) rest();
+      }
+      job = {};
       state->Release();
     }
   }).detach();
 }
 
 void ComputeQueue::Post(std::function<void()> job) {
-  state_->pending++;
-  {
-    std::lock_guard<std::mutex> lock(state_->mutex);
-    state_->jobs.push_back(std::move(job));
-  }
-  state_->wake.notify_one();
+  state_->Push({std::move(job), nullptr});
+}
+
+void ComputeQueue::PostInTwo(std::function<std::function<void()>()> start) {
+  state_->Push({nullptr, std::move(start)});
 }
 
 bool ComputeQueue::TryRun(const std::function<void()>& job) {

@@ -22,6 +22,10 @@ class ComputeQueue {
 
   void Post(std::function<void()> job);
 
+  // A job in two parts: `start` hands its work to the device and returns at once; what it returns, unless that is empty, waits
+  // for it, on the same thread, once the next such job has been started too if one waits.
+  void PostInTwo(std::function<std::function<void()>()> start);
+
   // Runs `job` in its turn and waits for it, on the calling thread when its turn is now; what it throws is thrown here.
   void Run(const std::function<void()>& job);
 

@@ -4,6 +4,8 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { native, packageRoot } from '../../lib/native.js';
 
@@ -150,6 +152,35 @@ describe('a CUDA device', function () {
     }
   });
 
+  it('puts a batch into the streams before the one in front of it is done, each with its own results', () => {
+    const body = `const p = program(2);
+      const inputs = Array.from({ length: 12 }, (_, n) => x(2).map((v) => v * (n + 1)));
+      const alone = inputs.map((x) => Buffer.from(p.runSync({ x }).y.buffer).toString('base64'));
+      const trace = () => require('node:fs').readFileSync(process.env.EMULATED_TRACE, 'utf8').trim().split('\\n');
+      const before = trace().length;
+      const together = await Promise.all(inputs.map((x) => p.run({ x }).promise));
+      return [together.every(({ y }, n) => Buffer.from(y.buffer).toString('base64') === alone[n]), trace().slice(before)];`;
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'tokenflow-trace-'));
+    try {
+      const env = { EMULATED_TRACE: path.join(folder, 'trace') };
+      for (const wander of ['0', '5', '77']) {
+        const [same, trace] = run(body, { ...env, EMULATED_WANDER: wander }) as [boolean, string[]];
+        assert.equal(same, true);
+        const issued = trace.filter((line) => /^issued (up|down)load|^waited event/.test(line));
+        assert.equal(issued.filter((line) => line === 'waited event').length, 12);
+        // The second and third batches go up before the first and second are waited for, and so on.
+        let [ahead, most] = [0, 0];
+        for (const line of issued) {
+          if (line === 'issued upload') most = Math.max(most, ++ahead);
+          if (line === 'waited event') ahead--;
+        }
+        assert.equal(most, 2, 'two under way, no more');
+      }
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
   it('keeps its results when another program moves the memory that a graph has noted down', () => {
     const same = run(
       `const store = native().createWeightStore('cuda:0');
@@ -203,7 +234,7 @@ describe('a CUDA device', function () {
 
   for (const [call, status] of [
     ['launch', 700],
-    ['cudaStreamSynchronize', 719],
+    ['cudaEventSynchronize', 719],
     ['cudaMemcpyAsync', 700],
     ['cudaGraphLaunch', 719],
   ] as const) {

@@ -4,7 +4,10 @@
 //   EMULATED_DEVICES=2          cards; default 1, 0: a driver without a device
 //   EMULATED_MEMORY_MIB=64      of each
 //   EMULATED_ARCH=75            compute capability, default 90
+//   EMULATED_WANDER=7           streams run ahead by themselves, in an order from this seed
+//   EMULATED_TRACE=FILE         receives what was issued, has run and was waited for (FakeRuntime::observe), a line each
 //   EMULATED_FAULT=launch:700   this call of the runtime, or the launch of a kernel, returns this error
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -43,6 +46,13 @@ cudaError_t Fault(const char* call) {
     runtime.devices.push_back(device);
   }
   runtime.fault = Fault;
+  runtime.wander = static_cast<unsigned>(Number("EMULATED_WANDER", 0));
+  if (const char* file = std::getenv("EMULATED_TRACE")) {
+    runtime.observe = [trace = std::fopen(file, "w")](const char* stage, const char* what) {
+      std::fprintf(trace, "%s %s\n", stage, what);
+      std::fflush(trace);
+    };
+  }
   simt::options().watch_shared_memory = false;
   return true;
 }();

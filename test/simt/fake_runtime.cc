@@ -3,27 +3,45 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <set>
 
 #include "device_buffer.h"
 #include "simt.h"
 
-using Work = std::vector<std::function<void()>>;
+struct EventState {
+  CUstream_st* stream = nullptr;  // where it was last recorded
+  int recorded = 0, reached = 0;  // how often
+  std::chrono::steady_clock::time_point time;
+};
+using Event = std::shared_ptr<EventState>;
+
+// One piece of a stream's work: to be done, or, with an event, to wait until that was reached so often.
+struct Item {
+  std::function<void()> work;
+  Event event = {};
+  int times = 0;
+
+  bool ready() const { return event == nullptr || event->reached >= times; }
+};
+
 struct CUstream_st {
   int device;
-  Work pending;
+  std::deque<Item> pending;
   bool capturing = false;
-  Work captured;
+  std::vector<Item> captured;
 };
 struct CUgraph_st {
-  Work work;
+  std::vector<Item> work;
 };
 struct CUgraphExec_st {
-  Work work;
+  std::vector<Item> work;
 };
 struct CUevent_st {
-  std::chrono::steady_clock::time_point time;
+  Event state = std::make_shared<EventState>();
 };
 
 namespace simt {
@@ -90,13 +108,54 @@ cudaError_t Outcome(const char* call) {
 
 thread_local int captures = 0;  // streams this thread is capturing
 
-cudaError_t Note(cudaStream_t stream, std::function<void()> work) {
+std::set<CUstream_st*>& streams() {
+  static auto& instance = *new std::set<CUstream_st*>;
+  return instance;
+}
+
+void Observe(const char* stage, const char* what) {
+  if (fake_runtime().observe) fake_runtime().observe(stage, what);
+}
+
+// Does the first piece of a stream's work, and before it whatever of other streams it waits for.
+void Step(CUstream_st* stream) {
+  const Item item = std::move(stream->pending.front());
+  stream->pending.pop_front();
+  while (!item.ready() && !item.event->stream->pending.empty()) Step(item.event->stream);
+  if (item.work) item.work();
+}
+
+// Lets streams run ahead as far as they can without waiting.
+void Wander() {
+  FakeRuntime& runtime = fake_runtime();
+  if (runtime.wander == 0) return;
+  const std::vector<CUstream_st*> all(streams().begin(), streams().end());
+  for (int i = 0; i < 2; i++) {
+    runtime.wander = runtime.wander * 1664525u + 1013904223u;
+    CUstream_st* stream = all[(runtime.wander >> 16) % all.size()];
+    if (!stream->pending.empty() && stream->pending.front().ready()) Step(stream);
+  }
+}
+
+cudaError_t Note(cudaStream_t stream, Item item, const char* what = nullptr) {
   if (stream == nullptr) {
-    work();
+    item.work();
     return cudaSuccess;
   }
   if (stream->device != CurrentDevice()) return cudaErrorInvalidResourceHandle;
-  (stream->capturing ? stream->captured : stream->pending).push_back(std::move(work));
+  if (what != nullptr) {
+    if (!stream->capturing) Observe("issued", what);
+    item.work = [what, work = std::move(item.work)] {
+      work();
+      Observe("ran", what);
+    };
+  }
+  if (stream->capturing) {
+    stream->captured.push_back(std::move(item));
+  } else {
+    stream->pending.push_back(std::move(item));
+    Wander();
+  }
   return cudaSuccess;
 }
 
@@ -107,7 +166,7 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<void()> work) {
   const cudaError_t status = Outcome("launch");
   if (status != cudaSuccess) return status;
   fake_runtime().launches++;
-  return Note(stream, std::move(work));
+  return Note(stream, {std::move(work)}, "compute");
 }
 
 }  // namespace simt
@@ -229,23 +288,31 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (status != cudaSuccess) return status;
   const void* host = kind == cudaMemcpyHostToDevice ? from : to;
   if (kind != cudaMemcpyDeviceToDevice && !simt::IsPinned(host, bytes)) return cudaErrorInvalidValue;
-  return simt::Note(stream, [=] { std::memcpy(to, from, bytes); });
+  const char* what = kind == cudaMemcpyHostToDevice   ? "upload"
+                     : kind == cudaMemcpyDeviceToHost ? "download"
+                                                      : "compute";
+  return simt::Note(stream, {[=] { std::memcpy(to, from, bytes); }}, what);
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   const Guard lock(Lock());
   const cudaError_t status = Outcome("cudaMemsetAsync");
   if (status != cudaSuccess) return status;
-  return simt::Note(stream, [=] { std::memset(to, value, bytes); });
+  return simt::Note(stream, {[=] { std::memset(to, value, bytes); }}, "compute");
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const Guard lock(Lock());
   const cudaError_t status = Outcome("cudaStreamCreate");
-  if (status == cudaSuccess) *stream = new CUstream_st{simt::CurrentDevice(), {}, false, {}};
-  return status;
+  if (status != cudaSuccess) return status;
+  *stream = new CUstream_st{simt::CurrentDevice(), {}, false, {}};
+  simt::streams().insert(*stream);
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const Guard lock(Lock());
+  simt::streams().erase(stream);
   delete stream;
   return cudaSuccess;
 }
@@ -254,11 +321,21 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Guard lock(Lock());
   const cudaError_t status = Outcome("cudaStreamSynchronize");
   if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
-  Work work;
-  work.swap(stream->pending);
-  if (status != cudaSuccess) return status;
-  for (const auto& item : work) item();
+  if (status != cudaSuccess) {
+    stream->pending.clear();
+    return status;
+  }
+  while (!stream->pending.empty()) simt::Step(stream);
+  simt::Observe("waited", "stream");
   return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const Guard lock(Lock());
+  const cudaError_t status = Outcome("cudaStreamWaitEvent");
+  if (status != cudaSuccess) return status;
+  if (event->state->recorded == 0) return cudaSuccess;
+  return simt::Note(stream, {nullptr, event->state, event->state->recorded});
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -277,7 +354,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream->capturing) return cudaErrorInvalidValue;
   stream->capturing = false;
   simt::captures--;
-  Work work;
+  std::vector<Item> work;
   work.swap(stream->captured);
   const cudaError_t status = Outcome("cudaStreamEndCapture");
   if (status == cudaSuccess) *graph = new CUgraph_st{std::move(work)};
@@ -302,6 +379,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (stream->device != simt::CurrentDevice()) return cudaErrorInvalidResourceHandle;
   stream->pending.insert(stream->pending.end(), executable->work.begin(), executable->work.end());
   fake_runtime().graph_launches++;
+  simt::Observe("issued", "compute");
+  simt::Wander();
   return cudaSuccess;
 }
 
@@ -315,6 +394,10 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return cudaSuccess;
 }
 
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return cudaEventCreate(event);
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
@@ -324,10 +407,25 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Guard lock(Lock());
   const cudaError_t status = Outcome("cudaEventRecord");
   if (status != cudaSuccess) return status;
-  return simt::Note(stream, [=] { event->time = std::chrono::steady_clock::now(); });
+  event->state->stream = stream;
+  event->state->recorded++;
+  return simt::Note(stream, {[state = event->state] {
+                      state->time = std::chrono::steady_clock::now();
+                      state->reached++;
+                    }});
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const Guard lock(Lock());
+  const cudaError_t status = Outcome("cudaEventSynchronize");
+  if (status != cudaSuccess) return status;
+  EventState& state = *event->state;
+  while (state.reached < state.recorded && !state.stream->pending.empty()) simt::Step(state.stream);
+  simt::Observe("waited", "event");
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t stop) {
-  *milliseconds = std::chrono::duration<float, std::milli>(stop->time - start->time).count();
+  *milliseconds = std::chrono::duration<float, std::milli>(stop->state->time - start->state->time).count();
   return cudaSuccess;
 }

@@ -1,8 +1,9 @@
 // The part of the CUDA runtime that the host code of native/cuda calls, over memory of this process. It stands in for
 // <cuda_runtime.h> in the tests and is stricter than a card:
 //
-//   * work of a stream is only noted down; it runs when somebody waits for the stream. A result read without waiting, or a
-//     staging buffer refilled too early, is therefore always noticed
+//   * work of a stream is only noted down; it runs when somebody waits for the stream, or for an event behind it, and of other
+//     streams runs what that waits for. A result read without waiting, or a staging buffer refilled too early, is therefore
+//     always noticed. With `wander`, streams also run ahead by themselves as far as events let them, in random order
 //   * asynchronous copies demand pinned host memory
 //   * a stream must be used on its own device, and nothing may be allocated or waited for while it is being captured
 //   * memory can be bounded, and any call made to fail; an error that loses the context stays
@@ -34,6 +35,7 @@ enum cudaError_t {
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaEventDisableTiming = 2;
 
 struct CUstream_st;
 struct CUgraph_st;
@@ -70,6 +72,9 @@ struct FakeRuntime {
   cudaError_t lost = cudaSuccess;  // the error that stays
   int allocations = 0;             // alive
   int launches = 0, graph_launches = 0;
+  unsigned wander = 0;  // seed; 0: not
+  // Told what was "issued" or has "run": "upload", "compute", "download"; and what the host "waited" for.
+  std::function<void(const char* stage, const char* what)> observe;
 };
 FakeRuntime& fake_runtime();
 
@@ -106,7 +111,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaEventCreate(cudaEvent_t* event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t stop);

@@ -48,8 +48,14 @@ DEVICE void LoadTile(const AttentionArgs& a, unsigned char* target, const uint16
   }
 }
 
+// Blocks a multiprocessor: as many as shared memory allows, or registers without spills.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads) AttentionKernel(AttentionArgs a) {
+constexpr int kBlocks = kWidth <= 32   ? 4
+                        : kWidth <= 96 ? 3
+                                       : 2;
+
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads, kBlocks<kWidth>) AttentionKernel(AttentionArgs a) {
   SHARED_MEMORY(shared);
   using S = Shape<kWidth>;
   constexpr int kSteps = kWidth / 16, kOutTiles = kWidth / 8;

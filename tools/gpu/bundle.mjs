@@ -103,7 +103,10 @@ const binaries = ['node', 'build/Release/tokenflow.node', ...(values['without-li
 must('strip', ['--strip-unneeded', ...binaries], { cwd: stage });
 writeFileSync(
   path.join(stage, 'report.sh'),
-  '#!/bin/sh\ncd "$(dirname "$0")" && PATH="$PWD:$PATH" exec ./node tools/gpu/report.mjs "$@"\n',
+  `#!/bin/sh
+case $0 in */*) cd "\${0%/*}" ;; esac
+PATH="$PWD:$PATH" exec ./node tools/gpu/report.mjs "$@"
+`,
   { mode: 0o755 },
 );
 if (values.folder) process.exit(0);

@@ -166,31 +166,44 @@ export interface NativeQuantizers {
   residualEncode(
     quantizer: NativeResidual,
     request: {
-      vectors: Float32Array; // [n][dim]
+      vectors: Float32Array | NativeDeviceBuffer; // [n][dim]
+      n: number;
       beam: number;
-      indices: Int32Array; // [n][stages]
-      quantized: Float32Array; // [n][dim]
-      errors: Float32Array; // [n]
+      indices: Int32Array | NativeDeviceBuffer; // [n][stages]
+      quantized: Float32Array | NativeDeviceBuffer; // [n][dim]
+      errors: Float32Array | NativeDeviceBuffer; // [n]
       sync: boolean;
     },
   ): NativeJob<void>;
   residualDecode(
     quantizer: NativeResidual,
-    request: { indices: Int32Array; stages: number; quantized: Float32Array; sync: boolean },
+    request: {
+      indices: Int32Array | NativeDeviceBuffer; // [n][stages]
+      n: number;
+      stages: number;
+      quantized: Float32Array | NativeDeviceBuffer; // [n][dim]
+      sync: boolean;
+    },
   ): NativeJob<void>;
   productCreate(groups: NativeCodebook[]): NativeProduct;
   productEncode(
     quantizer: NativeProduct,
     request: {
-      vectors: Float32Array; // [n][dim]
-      indices: Int32Array; // [n][groups]
-      quantized: Float32Array; // [n][dim]
+      vectors: Float32Array | NativeDeviceBuffer; // [n][dim]
+      n: number;
+      indices: Int32Array | NativeDeviceBuffer; // [n][groups]
+      quantized: Float32Array | NativeDeviceBuffer; // [n][dim]
       sync: boolean;
     },
   ): NativeJob<void>;
   productDecode(
     quantizer: NativeProduct,
-    request: { indices: Int32Array; quantized: Float32Array; sync: boolean },
+    request: {
+      indices: Int32Array | NativeDeviceBuffer; // [n][groups]
+      n: number;
+      quantized: Float32Array | NativeDeviceBuffer; // [n][dim]
+      sync: boolean;
+    },
   ): NativeJob<void>;
   productTables(
     quantizer: NativeProduct,
@@ -230,7 +243,7 @@ export interface NativeQuantizers {
 /** native/addon/learning.cc: as above. */
 export interface NativeLearning {
   /** Copies the vectors; `kMeansPrepare` comes next. */
-  kMeansCreate(vectors: Float32Array, dim: number, metric: 'l2' | 'cosine'): NativeKMeans;
+  kMeansCreate(vectors: Float32Array, dim: number, metric: 'l2' | 'cosine', device: string): NativeKMeans;
   kMeansPrepare(state: NativeKMeans, request: { sync: boolean }): NativeJob<void>;
   kMeansSetCodes(
     state: NativeKMeans,
@@ -245,8 +258,10 @@ export interface NativeLearning {
   kMeansRead(state: NativeKMeans, codes: Float32Array): void;
   kMeansRelease(state: NativeKMeans): void;
   sumByCode(request: {
-    vectors: Float32Array; // [n][dim]
-    indices: Int32Array; // [n]
+    device: string;
+    vectors: Float32Array | NativeDeviceBuffer; // [n][dim]
+    indices: Int32Array | NativeDeviceBuffer; // [n]
+    n: number;
     dim: number;
     normalize: boolean;
     counts: Float64Array; // [codes]

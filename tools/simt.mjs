@@ -84,6 +84,7 @@ const SUITES = [
   ['emulated/cuda-device'],
   ['emulated/gpu-report'],
   ['emulated/codebook-device'],
+  ['emulated/learning-device'],
 ];
 const whole = !values.asan && values.filter.length === 0 && values.program.length === 0;
 for (const [suite, ...options] of whole ? SUITES : []) {

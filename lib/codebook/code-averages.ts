@@ -1,7 +1,9 @@
 /** Codes as averages of the vectors that chose them, as learning batch by batch keeps them. */
+import { type Device, resolveDevice } from '../backends.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type AverageRule, type NativeJob, native, settle } from '../native.js';
 import { type CallOptions, checkChoice, checkIndices, checkInteger, checkRows } from './arguments.js';
+import { checkBuffer, DeviceBuffer, nativeOf } from './device-buffer.js';
 import { Random } from './random.js';
 
 /**
@@ -20,6 +22,11 @@ export interface CodeAveragesOptions {
   dim: number;
   /** `'l2'` (the default), or `'cosine'`: vectors are summed as unit vectors, and codes are made unit vectors. */
   metric?: 'l2' | 'cosine';
+  /**
+   * Where batches are added up. The codes and what stands behind them stay with the host. Default: `TOKENFLOW_DEVICE`, else
+   * `'cpu'`. Every device gives the same sums, bit for bit.
+   */
+  device?: Device;
   /** State to continue from; both or neither. Copied. */
   counts?: Float64Array;
   sums?: Float64Array;
@@ -33,7 +40,7 @@ export interface ReviveOptions {
 }
 
 /** Options of these names, for classes that add their own. */
-export const AVERAGES_OPTIONS = ['dim', 'metric', 'counts', 'sums'];
+export const AVERAGES_OPTIONS = ['dim', 'metric', 'device', 'counts', 'sums'];
 
 /**
  * Base of EmaCodebook and MiniBatchKMeans. `codes`, `counts` and `sums` are live: they change in place when an update ends,
@@ -44,6 +51,8 @@ export abstract class CodeAverages {
   readonly dim: number;
   readonly size: number;
   readonly metric: 'l2' | 'cosine';
+  /** Where batches are added up: `'cpu'` or `'cuda:0'`, … */
+  readonly device: string;
   /** `[size, dim]`: for `new Codebook(codes, { dim, metric })`, which copies them. */
   readonly codes: Float32Array;
   /** `[size]`: how many vectors stand behind each code. */
@@ -57,6 +66,7 @@ export abstract class CodeAverages {
     if (options === undefined) throw invalidArgument(`the options of ${name}`, 'an object with dim', options);
     this.dim = checkInteger('dim', options.dim, 1, 4096);
     this.metric = checkChoice('metric', options.metric ?? 'l2', ['l2', 'cosine'] as const);
+    this.device = resolveDevice(options.device, 'cpu');
     const checked = checkRows('codes', codes, this.dim);
     this.size = checkInteger('the number of codes', checked.length / this.dim, 1, 2 ** 24);
     checkFinite('codes', checked, this.dim);
@@ -80,13 +90,13 @@ export abstract class CodeAverages {
    * What a batch adds to every code: a stable counting sort of the vectors by code, then sums in double in the order of
    * the vectors, so that the number of threads changes nothing. Changes no state.
    *
-   * @param vectors `[n, dim]`; copied at the call
-   * @param indices `[n]`: each vector's code
+   * @param vectors `[n, dim]`; copied at the call, or a DeviceBuffer on this device
+   * @param indices `[n]`: each vector's code; likewise
    * @throws TokenFlowError for a vector that is not finite and for an index out of range, `-1` included
    */
   async accumulate(
-    vectors: Float32Array,
-    indices: Int32Array | readonly number[],
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
     options: CallOptions = {},
   ): Promise<CodeSums> {
     checkOptions('accumulate', options, ['signal']);
@@ -96,7 +106,10 @@ export abstract class CodeAverages {
   }
 
   /** As `accumulate`, blocking: for workers and scripts. */
-  accumulateSync(vectors: Float32Array, indices: Int32Array | readonly number[]): CodeSums {
+  accumulateSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+  ): CodeSums {
     const { request, result } = this.#request(vectors, indices, true);
     native().sumByCode(request);
     return result;
@@ -224,18 +237,30 @@ export abstract class CodeAverages {
   }
 
   #request(vectors: unknown, indices: unknown, sync: boolean) {
-    const checked = checkRows('vectors', vectors, this.dim);
-    const rows = checked.length / this.dim;
-    const checkedIndices = checkIndices('indices', indices);
-    if (checkedIndices.length !== rows)
-      throw invalidArgument('indices', `${rows} indices, one per vector,`, indices);
+    const checked =
+      vectors instanceof DeviceBuffer
+        ? checkBuffer('vectors', vectors, this.device, ['f32'] as const, this.dim)
+        : checkRows('vectors', vectors, this.dim);
+    const n = checked.length / this.dim;
+    const checkedIndices =
+      indices instanceof DeviceBuffer
+        ? checkBuffer('indices', indices, this.device, ['i32'] as const)
+        : checkIndices('indices', indices);
+    if (checkedIndices.length !== n)
+      throw invalidArgument('indices', `${n} indices, one per vector,`, indices);
     const result = {
       counts: new Float64Array(this.size),
       sums: new Float64Array(this.size * this.dim),
     };
     const normalize = this.metric === 'cosine';
     return {
-      request: { vectors: checked, indices: checkedIndices, dim: this.dim, normalize, ...result, sync },
+      request: {
+        device: this.device,
+        vectors: nativeOf(checked),
+        indices: nativeOf(checkedIndices),
+        ...{ n, dim: this.dim, normalize, sync },
+        ...result,
+      },
       result,
     };
   }

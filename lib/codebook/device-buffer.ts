@@ -1,6 +1,6 @@
 import { type Device, resolveDevice } from '../backends.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { type NativeDeviceBuffer, native, settle } from '../native.js';
+import { type NativeDeviceBuffer, type NativeJob, native, settle } from '../native.js';
 import { type CallOptions, checkAttached, checkChoice } from './arguments.js';
 
 /** What a DeviceBuffer holds: 32-bit floats or integers, or 16-bit floats (as their bits in a Uint16Array on the host). */
@@ -203,6 +203,18 @@ export class DeviceBuffer<D extends DeviceDtype = DeviceDtype> {
   }
 }
 
+/** The device of codebooks that are used together. */
+export function commonDevice(codebooks: readonly { device: string }[]): string {
+  const { device } = codebooks[0];
+  const other = codebooks.findIndex((codebook) => codebook.device !== device);
+  if (other < 0) return device;
+  throw new TokenFlowError(
+    'ERR_TOKENFLOW_INVALID_ARGUMENT',
+    `Expected codebooks on one device but codebooks[0] is on ${device} and codebooks[${other}] on ` +
+      `${codebooks[other].device}; make them with the same device`,
+  );
+}
+
 /** A live buffer of one of these dtypes, on the device that a call runs on, in whole rows of `dim`. */
 export function checkBuffer<D extends DeviceDtype>(
   name: string,
@@ -227,4 +239,69 @@ export function checkBuffer<D extends DeviceDtype>(
   if (buffer.length % dim !== 0)
     throw fail(`a multiple of ${dim} elements (rows of ${dim})`, `a DeviceBuffer of ${buffer.length}`);
   return buffer as DeviceBuffer<D>;
+}
+
+/** As native code takes an array or a buffer. */
+export function nativeOf<T extends object>(value: T): T extends DeviceBuffer ? NativeDeviceBuffer : T {
+  return (value instanceof DeviceBuffer ? value.native : value) as never;
+}
+
+/** Where results go: into arrays, or into DeviceBuffers on the device of the call. */
+export type ResultPlace = 'host' | 'device';
+
+/** Makes the arrays of a result on either side, and gives up those on a device after a failure. */
+export interface ResultPlaces {
+  f32(length: number): Float32Array | DeviceBuffer<'f32'>;
+  i32(length: number): Int32Array | DeviceBuffer<'i32'>;
+  drop(): void;
+}
+
+export function resultPlaces(device: string, result: unknown): ResultPlaces {
+  if (checkChoice('result', result ?? 'host', ['host', 'device'] as const) === 'host') {
+    return {
+      f32: (length) => new Float32Array(length),
+      i32: (length) => new Int32Array(length),
+      drop: () => {},
+    };
+  }
+  const made: DeviceBuffer[] = [];
+  const make = <D extends DeviceDtype>(dtype: D, length: number) => {
+    const buffer = DeviceBuffer.unfilled(device, dtype, length);
+    made.push(buffer as DeviceBuffer);
+    return buffer;
+  };
+  return {
+    f32: (length) => make('f32', length),
+    i32: (length) => make('i32', length),
+    drop: () => {
+      for (const buffer of made) buffer.dispose();
+    },
+  };
+}
+
+/** Runs a job; after a failure the results that were to be on the device are given up. */
+export async function filled<T>(
+  start: () => NativeJob<void>,
+  places: ResultPlaces,
+  finish: () => T,
+  signal?: AbortSignal,
+): Promise<T> {
+  try {
+    await settle(start, signal);
+    return finish();
+  } catch (error) {
+    places.drop();
+    throw error;
+  }
+}
+
+/** As `filled`, for a job that is done when it returns. */
+export function filledSync<T>(start: () => NativeJob<void>, places: ResultPlaces, finish: () => T): T {
+  try {
+    start();
+    return finish();
+  } catch (error) {
+    places.drop();
+    throw error;
+  }
 }

@@ -1,6 +1,7 @@
 import { checkOptions, invalidArgument } from '../errors.js';
 import type { CallOptions } from './arguments.js';
 import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
+import type { DeviceBuffer } from './device-buffer.js';
 
 export interface EmaCodebookOptions extends CodeAveragesOptions {
   /** How much of the old averages an update keeps: 0 to below 1. Default 0.99. */
@@ -49,8 +50,8 @@ export class EmaCodebook extends CodeAverages {
 
   /** `accumulate` and `apply` in one. */
   async update(
-    vectors: Float32Array,
-    indices: Int32Array | readonly number[],
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
     options: CallOptions = {},
   ): Promise<void> {
     await this.exclusively(async () => {
@@ -60,7 +61,10 @@ export class EmaCodebook extends CodeAverages {
   }
 
   /** As `update`, blocking: for workers and scripts. */
-  updateSync(vectors: Float32Array, indices: Int32Array | readonly number[]): void {
+  updateSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+  ): void {
     this.applySync(this.accumulateSync(vectors, indices));
   }
 

@@ -1,7 +1,7 @@
 /** The native codebook behind Codebook and its relatives: one or more parts, one shared index. */
 import type { Device } from '../backends.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { type NativeCodebook, type NativeNearestRequest, native, settle } from '../native.js';
+import { type NativeCodebook, type NativeNearestRequest, native } from '../native.js';
 import {
   type CallOptions,
   checkChoice,
@@ -11,7 +11,16 @@ import {
   checkQueries,
   type QueryFormat,
 } from './arguments.js';
-import { checkBuffer, DeviceBuffer } from './device-buffer.js';
+import {
+  checkBuffer,
+  DeviceBuffer,
+  filled,
+  filledSync,
+  nativeOf,
+  type ResultPlace,
+  type ResultPlaces,
+  resultPlaces,
+} from './device-buffer.js';
 
 /**
  * What "nearest" means.
@@ -98,9 +107,6 @@ export interface NearestResult {
   margins?: Float32Array;
 }
 
-/** Where results go. */
-export type ResultPlace = 'host' | 'device';
-
 /** As NearestResult, in the memory of the codebook's device. */
 export interface DeviceNearestResult {
   /** `[n, k]` */
@@ -184,14 +190,7 @@ export interface PartsRequest {
 interface Prepared<Result> {
   request: NativeNearestRequest;
   finish(): Result;
-  /** After a failure. */
-  drop(): void;
-}
-
-/** The arrays of a result, on either side. */
-interface Places {
-  f32(length: number): Float32Array | DeviceBuffer<'f32'>;
-  i32(length: number): Int32Array | DeviceBuffer<'i32'>;
+  places: ResultPlaces;
 }
 
 /** What `nearest` fills. */
@@ -200,11 +199,6 @@ interface FoundArrays {
   distances: Float32Array | DeviceBuffer<'f32'>;
   margins?: Float32Array | DeviceBuffer<'f32'>;
   partDistances?: (Float32Array | DeviceBuffer<'f32'>)[];
-}
-
-/** As native code takes it. */
-function nativeOf<T extends object>(value: T): T extends DeviceBuffer ? DeviceBuffer['native'] : T {
-  return (value instanceof DeviceBuffer ? value.native : value) as never;
 }
 
 /** How a codebook treats its codes and queries, whatever its parts. */
@@ -286,48 +280,12 @@ export class CodebookHandle {
     return this.#runSync(this.#prepareQuantize(queries, format, options, weights, true));
   }
 
-  async #run<T>({ request, finish, drop }: Prepared<T>, signal?: AbortSignal): Promise<T> {
-    try {
-      await settle(() => native().codebookNearest(this.native, request), signal);
-      return finish();
-    } catch (error) {
-      drop();
-      throw error;
-    }
+  #run<T>({ request, finish, places }: Prepared<T>, signal?: AbortSignal): Promise<T> {
+    return filled(() => native().codebookNearest(this.native, request), places, finish, signal);
   }
 
-  #runSync<T>({ request, finish, drop }: Prepared<T>): T {
-    try {
-      native().codebookNearest(this.native, request);
-      return finish();
-    } catch (error) {
-      drop();
-      throw error;
-    }
-  }
-
-  /** Where the results of a call go, and how to give up those on the device. */
-  #places(result: unknown): { places: Places; drop(): void } {
-    if (checkChoice('result', result ?? 'host', ['host', 'device'] as const) === 'host') {
-      const places: Places = {
-        f32: (length) => new Float32Array(length),
-        i32: (length) => new Int32Array(length),
-      };
-      return { places, drop: () => {} };
-    }
-    const made: DeviceBuffer[] = [];
-    const make = <D extends 'f32' | 'i32'>(dtype: D, length: number) => {
-      const buffer = DeviceBuffer.unfilled(this.device, dtype, length);
-      made.push(buffer as DeviceBuffer);
-      return buffer;
-    };
-    const places: Places = { f32: (length) => make('f32', length), i32: (length) => make('i32', length) };
-    return {
-      places,
-      drop: () => {
-        for (const buffer of made) buffer.dispose();
-      },
-    };
+  #runSync<T>({ request, finish, places }: Prepared<T>): T {
+    return filledSync(() => native().codebookNearest(this.native, request), places, finish);
   }
 
   /** A job writes into arrays that nobody else holds; those of the caller are filled when it is done. */
@@ -346,7 +304,7 @@ export class CodebookHandle {
       throw invalidArgument('out', "nothing, as result is 'device',", options.out);
     const outIndices = checkOut('out.indices', options.out?.indices, Int32Array, n * k);
     const outDistances = checkOut('out.distances', options.out?.distances, Float32Array, n * k);
-    const { places, drop } = this.#places(options.result);
+    const places = resultPlaces(this.device, options.result);
     // Plain literals, no spreading: a caller that streams looks one query up in ten microseconds.
     const result: FoundArrays = { indices: places.i32(n * k), distances: places.f32(n * k) };
     if (options.margin) result.margins = places.f32(n);
@@ -373,7 +331,7 @@ export class CodebookHandle {
       if (outDistances) result.distances = outDistances;
       return result as NearestResult & { partDistances?: Float32Array[] }; // or DeviceNearestResult: the overloads of callers say which
     };
-    return { request, finish, drop };
+    return { request, finish, places };
   }
 
   #prepareQuantize(
@@ -385,7 +343,7 @@ export class CodebookHandle {
   ): Prepared<QuantizeResult> {
     this.native;
     const n = queries.length / this.dim;
-    const { places, drop } = this.#places(options.result);
+    const places = resultPlaces(this.device, options.result);
     const result = {
       indices: places.i32(n),
       codes: places.f32(queries.length),
@@ -410,7 +368,7 @@ export class CodebookHandle {
       this.#checkFound(missing[0]);
       return result as QuantizeResult; // or DeviceQuantizeResult
     };
-    return { request, finish, drop };
+    return { request, finish, places };
   }
 
   /** Throws where a query found no code and the rule says so. */
@@ -455,15 +413,11 @@ export class CodebookHandle {
     checkOptions('lookup', options, ['signal']);
     const from = checkBuffer('indices', indices, this.device, ['i32'] as const);
     const handle = this.native;
-    const rows = DeviceBuffer.unfilled(this.device, 'f32', from.length * this.dim);
-    try {
-      const request = { indices: from.native, n: from.length, rows: rows.native, sync: false };
-      await settle(() => native().codebookGatherPlaced(handle, request), options.signal);
-    } catch (error) {
-      rows.dispose();
-      throw error;
-    }
-    return rows;
+    const places = resultPlaces(this.device, 'device');
+    const rows = places.f32(from.length * this.dim) as DeviceBuffer<'f32'>;
+    const request = { indices: from.native, n: from.length, rows: rows.native, sync: false };
+    const start = () => native().codebookGatherPlaced(handle, request);
+    return filled(start, places, () => rows, options.signal);
   }
 
   /** Native memory; 0 once disposed. */

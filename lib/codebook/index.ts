@@ -25,6 +25,7 @@ export {
   DeviceBuffer,
   type DeviceBufferOptions,
   type DeviceDtype,
+  type ResultPlace,
 } from './device-buffer.js';
 export {
   type CodebookPartOptions,
@@ -54,7 +55,6 @@ export type {
   QuantizeOptions,
   QuantizeResult,
   Queries,
-  ResultPlace,
   ScreenMode,
 } from './handle.js';
 export { type KMeansOptions, type KMeansProgress, type KMeansResult, kMeans, kMeansSync } from './kmeans.js';
@@ -68,11 +68,15 @@ export {
   type PhiOptions,
 } from './multi-scale-quantizer.js';
 export {
+  type DeviceProductEncoded,
   type ProductEncoded,
+  type ProductEncodeOptions,
   ProductQuantizer,
   type ProductSearchResult,
 } from './product-quantizer.js';
 export {
+  type DeviceResidualEncoded,
+  type ResidualDecodeOptions,
   type ResidualEncoded,
   type ResidualEncodeOptions,
   ResidualQuantizer,

@@ -1,3 +1,4 @@
+import { type Device, resolveDevice } from '../backends.js';
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeJob, type NativeKMeans, native, settle } from '../native.js';
 import { checkChoice, checkInteger, checkRows } from './arguments.js';
@@ -36,6 +37,11 @@ export interface KMeansOptions {
   tolerance?: number;
   /** A whole number; the same one gives the same codes. Default 0. */
   seed?: number;
+  /**
+   * Where the passes over the vectors run; all of them are in its memory. Default: `TOKENFLOW_DEVICE`, else `'cpu'`. The
+   * codes are the same on every device, bit for bit.
+   */
+  device?: Device;
   /** Called on the event loop between the steps. What it throws ends the work. */
   onProgress?: (progress: KMeansProgress) => void;
   /** Stops the work; the promise rejects with the signal's reason. */
@@ -64,6 +70,7 @@ const OPTIONS = [
   'maxIterations',
   'tolerance',
   'seed',
+  'device',
   'onProgress',
   'signal',
 ];
@@ -73,7 +80,7 @@ const SEED_STEP = 64; // codes seeded by one job: often enough to stop, seldom e
  * k-means: codes that lie at the means of the vectors nearest to them (Lloyd's iterations).
  *
  * Assignments are exact lookups, means are sums in double in a fixed order: the same vectors, options and seed give the
- * same codes, bit for bit, on any number of threads. A code that no vector chose splits the code with the largest
+ * same codes, bit for bit, on any device and any number of threads. A code that no vector chose splits the code with the largest
  * error: it moves onto that code's farthest vector.
  *
  * ```ts
@@ -145,7 +152,8 @@ class Run {
       throw invalidArgument('onProgress', 'a function', options.onProgress);
     this.#random = new Random(checkInteger('seed', options.seed ?? 0, 0));
     this.#sync = sync;
-    this.#state = native().kMeansCreate(checked, dim, this.#metric);
+    const device = resolveDevice(options.device, 'cpu');
+    this.#state = native().kMeansCreate(checked, dim, this.#metric, device);
   }
 
   *steps(): Generator<() => NativeJob<void>> {

@@ -1,3 +1,4 @@
+import type { Device } from '../backends.js';
 import { checkOptions, TokenFlowError } from '../errors.js';
 import { type CallOptions, checkRows } from './arguments.js';
 import { AVERAGES_OPTIONS, CodeAverages, type CodeAveragesOptions, type CodeSums } from './code-averages.js';
@@ -91,7 +92,7 @@ export class MiniBatchKMeans extends CodeAverages {
   }
 
   #codebook(): Codebook {
-    return new Codebook(this.codes, { dim: this.dim, metric: this.metric });
+    return new Codebook(this.codes, { dim: this.dim, metric: this.metric, device: this.device as Device });
   }
 }
 

@@ -2,6 +2,16 @@ import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeProduct, native, settle } from '../native.js';
 import { type CallOptions, checkIndices, checkInteger, checkRows } from './arguments.js';
 import { Codebook } from './codebook.js';
+import {
+  checkBuffer,
+  commonDevice,
+  DeviceBuffer,
+  filled,
+  filledSync,
+  nativeOf,
+  type ResultPlace,
+  resultPlaces,
+} from './device-buffer.js';
 import type { Metric } from './handle.js';
 
 export interface ProductEncoded {
@@ -9,6 +19,19 @@ export interface ProductEncoded {
   indices: Int32Array;
   /** `[n, dim]`: the codes side by side, as `decode` gives them. */
   quantized: Float32Array;
+}
+
+/** As ProductEncoded, in the memory of the codebooks' device. */
+export interface DeviceProductEncoded {
+  /** `[n, groups]` */
+  indices: DeviceBuffer<'i32'>;
+  /** `[n, dim]` */
+  quantized: DeviceBuffer<'f32'>;
+}
+
+export interface ProductEncodeOptions extends CallOptions {
+  /** Where the results go. Default `'host'`. */
+  result?: ResultPlace;
 }
 
 export interface ProductSearchResult {
@@ -31,7 +54,8 @@ export interface ProductSearchResult {
  * const nearest = await quantizer.search(queries, indices, { k: 10 });
  * ```
  *
- * Holds on to its codebooks, which must not be disposed of before it is.
+ * It encodes and decodes where its codebooks are; distance tables and searches are computed by the CPU. Holds on to the
+ * codebooks, which must not be disposed of before it is.
  */
 export class ProductQuantizer {
   readonly codebooks: readonly Codebook[];
@@ -40,12 +64,14 @@ export class ProductQuantizer {
   /** Number of codebooks. */
   readonly groups: number;
   readonly metric: Metric;
+  /** Where it encodes and decodes: the device of its codebooks. */
+  readonly device: string;
   /** Entries of one query's distance table: the codes of all groups. */
   readonly tableSize: number;
   #native: NativeProduct | undefined;
 
   /**
-   * @param codebooks one per group, in the order of the elements, of one metric; the same one may serve several groups
+   * @param codebooks one per group, in the order of the elements, of one metric and on one device; the same one may serve several groups
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
    */
   constructor(codebooks: readonly Codebook[]) {
@@ -58,27 +84,47 @@ export class ProductQuantizer {
     this.codebooks = Object.freeze([...codebooks]);
     this.groups = codebooks.length;
     this.metric = codebooks[0].metric;
+    this.device = commonDevice(codebooks);
     this.dim = codebooks.reduce((sum, codebook) => sum + codebook.dim, 0);
     this.tableSize = codebooks.reduce((sum, codebook) => sum + codebook.size, 0);
     this.#native = native().productCreate(codebooks.map((codebook) => codebook.handle.native));
   }
 
   /**
-   * @param vectors `[n, dim]`; copied at the call
+   * @param vectors `[n, dim]`; copied at the call, or a DeviceBuffer on this device
    * @throws TokenFlowError when a vector is not finite
    */
-  async encode(vectors: Float32Array, options: CallOptions = {}): Promise<ProductEncoded> {
-    checkOptions('encode', options, ['signal']);
-    const { request, result } = this.#encodeRequest(vectors, false);
-    await settle(() => native().productEncode(this.#handle, request), options.signal);
-    return result;
+  encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: ProductEncodeOptions & { result: 'device' },
+  ): Promise<DeviceProductEncoded>;
+  encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options?: ProductEncodeOptions & { result?: 'host' },
+  ): Promise<ProductEncoded>;
+  async encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: ProductEncodeOptions = {},
+  ): Promise<ProductEncoded | DeviceProductEncoded> {
+    const { request, places, finish } = this.#encodeRequest(vectors, options, false);
+    return filled(() => native().productEncode(this.#handle, request), places, finish, options.signal);
   }
 
   /** As `encode`, blocking: for workers and scripts. */
-  encodeSync(vectors: Float32Array): ProductEncoded {
-    const { request, result } = this.#encodeRequest(vectors, true);
-    native().productEncode(this.#handle, request);
-    return result;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: Omit<ProductEncodeOptions, 'signal'> & { result: 'device' },
+  ): DeviceProductEncoded;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options?: Omit<ProductEncodeOptions, 'signal'> & { result?: 'host' },
+  ): ProductEncoded;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: Omit<ProductEncodeOptions, 'signal'> = {},
+  ) {
+    const { request, places, finish } = this.#encodeRequest(vectors, options, true);
+    return filledSync(() => native().productEncode(this.#handle, request), places, finish) as never;
   }
 
   /**
@@ -87,18 +133,37 @@ export class ProductQuantizer {
    * @param indices `[n, groups]`
    * @throws TokenFlowError for an index out of range, `-1` included
    */
-  async decode(indices: Int32Array | readonly number[], options: CallOptions = {}): Promise<Float32Array> {
-    checkOptions('decode', options, ['signal']);
-    const request = this.#decodeRequest(indices, false);
-    await settle(() => native().productDecode(this.#handle, request), options.signal);
-    return request.quantized;
+  decode(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: ProductEncodeOptions & { result: 'device' },
+  ): Promise<DeviceBuffer<'f32'>>;
+  decode(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options?: ProductEncodeOptions & { result?: 'host' },
+  ): Promise<Float32Array>;
+  async decode(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: ProductEncodeOptions = {},
+  ): Promise<Float32Array | DeviceBuffer<'f32'>> {
+    const { request, places, finish } = this.#decodeRequest(indices, options, false);
+    return filled(() => native().productDecode(this.#handle, request), places, finish, options.signal);
   }
 
   /** As `decode`, blocking: for workers and scripts. */
-  decodeSync(indices: Int32Array | readonly number[]): Float32Array {
-    const request = this.#decodeRequest(indices, true);
-    native().productDecode(this.#handle, request);
-    return request.quantized;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: Omit<ProductEncodeOptions, 'signal'> & { result: 'device' },
+  ): DeviceBuffer<'f32'>;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options?: Omit<ProductEncodeOptions, 'signal'> & { result?: 'host' },
+  ): Float32Array;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: Omit<ProductEncodeOptions, 'signal'> = {},
+  ) {
+    const { request, places, finish } = this.#decodeRequest(indices, options, true);
+    return filledSync(() => native().productDecode(this.#handle, request), places, finish) as never;
   }
 
   /**
@@ -171,21 +236,36 @@ export class ProductQuantizer {
     return this.#native;
   }
 
-  #encodeRequest(vectors: unknown, sync: boolean) {
+  #encodeRequest(vectors: unknown, options: ProductEncodeOptions, sync: boolean) {
     this.#handle;
-    const checked = checkRows('vectors', vectors, this.dim);
-    const result = {
-      indices: new Int32Array((checked.length / this.dim) * this.groups),
-      quantized: new Float32Array(checked.length),
+    checkOptions('encode', options, ['result', 'signal']);
+    const checked =
+      vectors instanceof DeviceBuffer
+        ? checkBuffer('vectors', vectors, this.device, ['f32'] as const, this.dim)
+        : checkRows('vectors', vectors, this.dim);
+    const n = checked.length / this.dim;
+    const places = resultPlaces(this.device, options.result);
+    const result = { indices: places.i32(n * this.groups), quantized: places.f32(checked.length) };
+    const request = {
+      ...{ vectors: nativeOf(checked), n, sync },
+      indices: nativeOf(result.indices),
+      quantized: nativeOf(result.quantized),
     };
-    return { request: { vectors: checked, ...result, sync }, result };
+    return { request, places, finish: () => result as ProductEncoded }; // or DeviceProductEncoded
   }
 
-  #decodeRequest(indices: unknown, sync: boolean) {
+  #decodeRequest(indices: unknown, options: ProductEncodeOptions, sync: boolean) {
     this.#handle;
-    const checked = this.#checkIndexRows(indices);
-    const quantized = new Float32Array((checked.length / this.groups) * this.dim);
-    return { indices: checked, quantized, sync };
+    checkOptions('decode', options, ['result', 'signal']);
+    const checked =
+      indices instanceof DeviceBuffer
+        ? checkBuffer('indices', indices, this.device, ['i32'] as const, this.groups)
+        : this.#checkIndexRows(indices);
+    const n = checked.length / this.groups;
+    const places = resultPlaces(this.device, options.result);
+    const quantized = places.f32(n * this.dim);
+    const request = { indices: nativeOf(checked), n, quantized: nativeOf(quantized), sync };
+    return { request, places, finish: () => quantized as Float32Array }; // or a DeviceBuffer
   }
 
   #tablesRequest(queries: unknown, sync: boolean) {

@@ -1,14 +1,26 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
-import { type NativeResidual, native, settle } from '../native.js';
-import { checkIndices, checkInteger, checkRows } from './arguments.js';
+import { type NativeResidual, native } from '../native.js';
+import { type CallOptions, checkIndices, checkInteger, checkRows } from './arguments.js';
 import { Codebook } from './codebook.js';
+import {
+  checkBuffer,
+  commonDevice,
+  DeviceBuffer,
+  filled,
+  filledSync,
+  nativeOf,
+  type ResultPlace,
+  resultPlaces,
+} from './device-buffer.js';
 
 export interface ResidualEncodeOptions {
   /**
    * How many partial sums are kept per vector: 1 (the default) is greedy, more costs that many times as much and
-   * usually leaves less error. 1 to 64.
+   * usually leaves less error. 1 to 64; on a card, 1.
    */
   beam?: number;
+  /** Where the results go. Default `'host'`. */
+  result?: ResultPlace;
   /** Stops the work; the promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
@@ -20,6 +32,23 @@ export interface ResidualEncoded {
   quantized: Float32Array;
   /** `[n]`: the squared distance between each vector and its `quantized`. */
   errors: Float32Array;
+}
+
+/** As ResidualEncoded, in the memory of the codebooks' device. */
+export interface DeviceResidualEncoded {
+  /** `[n, stages]` */
+  indices: DeviceBuffer<'i32'>;
+  /** `[n, dim]` */
+  quantized: DeviceBuffer<'f32'>;
+  /** `[n]` */
+  errors: DeviceBuffer<'f32'>;
+}
+
+export interface ResidualDecodeOptions extends CallOptions {
+  /** How many stages the indices are of. Default: all. */
+  stages?: number;
+  /** Where the sum goes. Default `'host'`. */
+  result?: ResultPlace;
 }
 
 /**
@@ -35,7 +64,7 @@ export interface ResidualEncoded {
  * const sketch = await quantizer.decode(firstTwo, { stages: 2 });
  * ```
  *
- * Holds on to its codebooks, which must not be disposed of before it is.
+ * It runs where its codebooks do. Holds on to them; they must not be disposed of before it is.
  */
 export class ResidualQuantizer {
   readonly codebooks: readonly Codebook[];
@@ -43,10 +72,12 @@ export class ResidualQuantizer {
   readonly dim: number;
   /** Number of codebooks. */
   readonly stages: number;
+  /** Where it runs: the device of its codebooks. */
+  readonly device: string;
   #native: NativeResidual | undefined;
 
   /**
-   * @param codebooks one per stage, coarse to fine, of one `dim`; the same one may serve several stages. Metric `l2` or
+   * @param codebooks one per stage, coarse to fine, of one `dim` and on one device; the same one may serve several stages. Metric `l2` or
    *   `cosine` (which subtracts unit codes)
    * @throws TokenFlowError ERR_TOKENFLOW_INVALID_ARGUMENT
    */
@@ -67,24 +98,45 @@ export class ResidualQuantizer {
     this.codebooks = Object.freeze([...codebooks]);
     this.dim = codebooks[0].dim;
     this.stages = codebooks.length;
+    this.device = commonDevice(codebooks);
     this.#native = native().residualCreate(codebooks.map((codebook) => codebook.handle.native));
   }
 
   /**
-   * @param vectors `[n, dim]`; copied at the call
+   * @param vectors `[n, dim]`; copied at the call, or a DeviceBuffer on this device
    * @throws TokenFlowError when a vector is not finite
    */
-  async encode(vectors: Float32Array, options: ResidualEncodeOptions = {}): Promise<ResidualEncoded> {
-    const { request, result } = this.#encodeRequest(vectors, options, false);
-    await settle(() => native().residualEncode(this.#handle, request), options.signal);
-    return result;
+  encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: ResidualEncodeOptions & { result: 'device' },
+  ): Promise<DeviceResidualEncoded>;
+  encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options?: ResidualEncodeOptions & { result?: 'host' },
+  ): Promise<ResidualEncoded>;
+  async encode(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: ResidualEncodeOptions = {},
+  ): Promise<ResidualEncoded | DeviceResidualEncoded> {
+    const { request, places, finish } = this.#encodeRequest(vectors, options, false);
+    return filled(() => native().residualEncode(this.#handle, request), places, finish, options.signal);
   }
 
   /** As `encode`, blocking: for workers and scripts. */
-  encodeSync(vectors: Float32Array, options: Omit<ResidualEncodeOptions, 'signal'> = {}): ResidualEncoded {
-    const { request, result } = this.#encodeRequest(vectors, options, true);
-    native().residualEncode(this.#handle, request);
-    return result;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: Omit<ResidualEncodeOptions, 'signal'> & { result: 'device' },
+  ): DeviceResidualEncoded;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options?: Omit<ResidualEncodeOptions, 'signal'> & { result?: 'host' },
+  ): ResidualEncoded;
+  encodeSync(
+    vectors: Float32Array | DeviceBuffer<'f32'>,
+    options: Omit<ResidualEncodeOptions, 'signal'> = {},
+  ) {
+    const { request, places, finish } = this.#encodeRequest(vectors, options, true);
+    return filledSync(() => native().residualEncode(this.#handle, request), places, finish) as never;
   }
 
   /**
@@ -93,22 +145,37 @@ export class ResidualQuantizer {
    * @param indices `[n, stages]`, with `stages` as in the options: a prefix of the stages is a valid, coarser sum
    * @throws TokenFlowError for an index out of range, `-1` included
    */
+  decode(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: ResidualDecodeOptions & { result: 'device' },
+  ): Promise<DeviceBuffer<'f32'>>;
+  decode(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options?: ResidualDecodeOptions & { result?: 'host' },
+  ): Promise<Float32Array>;
   async decode(
-    indices: Int32Array | readonly number[],
-    options: { stages?: number; signal?: AbortSignal } = {},
-  ): Promise<Float32Array> {
-    checkOptions('decode', options, ['stages', 'signal']);
-    const request = this.#decodeRequest(indices, options.stages, false);
-    await settle(() => native().residualDecode(this.#handle, request), options.signal);
-    return request.quantized;
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: ResidualDecodeOptions = {},
+  ): Promise<Float32Array | DeviceBuffer<'f32'>> {
+    const { request, places, finish } = this.#decodeRequest(indices, options, false);
+    return filled(() => native().residualDecode(this.#handle, request), places, finish, options.signal);
   }
 
   /** As `decode`, blocking: for workers and scripts. */
-  decodeSync(indices: Int32Array | readonly number[], options: { stages?: number } = {}): Float32Array {
-    checkOptions('decode', options, ['stages']);
-    const request = this.#decodeRequest(indices, options.stages, true);
-    native().residualDecode(this.#handle, request);
-    return request.quantized;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: Omit<ResidualDecodeOptions, 'signal'> & { result: 'device' },
+  ): DeviceBuffer<'f32'>;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options?: Omit<ResidualDecodeOptions, 'signal'> & { result?: 'host' },
+  ): Float32Array;
+  decodeSync(
+    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
+    options: Omit<ResidualDecodeOptions, 'signal'> = {},
+  ) {
+    const { request, places, finish } = this.#decodeRequest(indices, options, true);
+    return filledSync(() => native().residualDecode(this.#handle, request), places, finish) as never;
   }
 
   toJSON(): { type: 'ResidualQuantizer'; dim: number; stages: { size: number; metric: string }[] } {
@@ -137,29 +204,49 @@ export class ResidualQuantizer {
 
   #encodeRequest(vectors: unknown, options: ResidualEncodeOptions, sync: boolean) {
     this.#handle;
-    checkOptions('encode', options, ['beam', 'signal']);
+    checkOptions('encode', options, ['beam', 'result', 'signal']);
     const beam = options.beam === undefined ? 1 : checkInteger('beam', options.beam, 1, 64);
-    const checked = checkRows('vectors', vectors, this.dim);
+    if (beam > 1 && this.device !== 'cpu')
+      throw invalidArgument('beam', `1, as codebooks on ${this.device} are searched greedily,`, beam);
+    const checked =
+      vectors instanceof DeviceBuffer
+        ? checkBuffer('vectors', vectors, this.device, ['f32'] as const, this.dim)
+        : checkRows('vectors', vectors, this.dim);
     const n = checked.length / this.dim;
+    const places = resultPlaces(this.device, options.result);
     const result = {
-      indices: new Int32Array(n * this.stages),
-      quantized: new Float32Array(checked.length),
-      errors: new Float32Array(n),
+      indices: places.i32(n * this.stages),
+      quantized: places.f32(checked.length),
+      errors: places.f32(n),
     };
-    return { request: { vectors: checked, beam, ...result, sync }, result };
+    const request = {
+      ...{ vectors: nativeOf(checked), n, beam, sync },
+      indices: nativeOf(result.indices),
+      quantized: nativeOf(result.quantized),
+      errors: nativeOf(result.errors),
+    };
+    return { request, places, finish: () => result as ResidualEncoded }; // or DeviceResidualEncoded
   }
 
-  #decodeRequest(indices: unknown, count: number | undefined, sync: boolean) {
+  #decodeRequest(indices: unknown, options: ResidualDecodeOptions, sync: boolean) {
     this.#handle;
-    const stages = count === undefined ? this.stages : checkInteger('stages', count, 1, this.stages);
-    const checked = checkIndices('indices', indices);
+    checkOptions('decode', options, ['stages', 'result', 'signal']);
+    const stages =
+      options.stages === undefined ? this.stages : checkInteger('stages', options.stages, 1, this.stages);
+    const checked =
+      indices instanceof DeviceBuffer
+        ? checkBuffer('indices', indices, this.device, ['i32'] as const, stages)
+        : checkIndices('indices', indices);
     if (checked.length % stages !== 0) {
       throw new TokenFlowError(
         'ERR_TOKENFLOW_INVALID_ARGUMENT',
         `Expected a multiple of ${stages} elements (one index per stage) for indices but received ${checked.length}`,
       );
     }
-    const quantized = new Float32Array((checked.length / stages) * this.dim);
-    return { indices: checked, stages, quantized, sync };
+    const n = checked.length / stages;
+    const places = resultPlaces(this.device, options.result);
+    const quantized = places.f32(n * this.dim);
+    const request = { indices: nativeOf(checked), n, stages, quantized: nativeOf(quantized), sync };
+    return { request, places, finish: () => quantized as Float32Array }; // or a DeviceBuffer
   }
 }

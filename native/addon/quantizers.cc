@@ -78,77 +78,104 @@ Napi::Value AreaDownOf(const Napi::CallbackInfo& info) {
   return out;
 }
 
-// residualCreate(codebooks)
-Napi::Value ResidualCreate(const Napi::CallbackInfo& info) {
-  return WrapShared(info.Env(), std::make_shared<const ResidualQuantizer>(CodebooksOf(info[0])));
+PlacedCodebooks PlacedOf(const Napi::Value& value) {
+  const auto list = value.As<Napi::Array>();
+  PlacedCodebooks placed;
+  for (uint32_t i = 0; i < list.Length(); i++) placed.push_back(CodebookOf(list.Get(i))->placed);
+  return placed;
 }
 
-// residualEncode(handle, { vectors, beam, indices, quantized, errors, sync })
+// A quantiser of codebooks on one device, and where it runs.
+template <class Host, class Placed>
+struct QuantizerEntry {
+  DevicePlace place;
+  std::shared_ptr<const Host> host;
+  std::shared_ptr<const Placed> placed;
+};
+using ResidualEntry = QuantizerEntry<ResidualQuantizer, PlacedResidual>;
+using ProductEntry = QuantizerEntry<ProductQuantizer, PlacedProduct>;
+
+// residualCreate(codebooks)
+Napi::Value ResidualCreate(const Napi::CallbackInfo& info) {
+  const auto host = std::make_shared<const ResidualQuantizer>(CodebooksOf(info[0]));  // which checks them
+  const DevicePlace place = CodebookOf(info[0].As<Napi::Array>().Get(0u))->place;
+  return WrapShared(info.Env(),
+                    std::make_shared<const ResidualEntry>(ResidualEntry{
+                        place, host, place.Keep(place.codebooks->PlaceResidual(PlacedOf(info[0])))}));
+}
+
+// residualEncode(handle, { vectors, n, beam, indices, quantized, errors, sync }): arrays or buffers.
 Napi::Value ResidualEncode(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ResidualQuantizer>(info[0]);
+  const auto entry = UnwrapShared<const ResidualEntry>(info[0]);
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value indices = request.Get("indices"), quantized = request.Get("quantized"),
                     errors = request.Get("errors");
-  const int beam = static_cast<int>(Integer(request, "beam"));
-  int32_t* const found = ArrayData<int32_t>(indices);
-  float* const sum = ArrayData<float>(quantized);
-  float* const squares = ArrayData<float>(errors);
-  const int64_t n = ArrayLength(errors);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {indices, quantized, errors},
-                     [=, x = ArrayCopy<float>(request.Get("vectors"))](const CancelFlag& cancelled) {
-                       quantizer->Encode(x.data(), n, beam, found, sum, squares, cancelled);
-                     });
+  return DispatchJob(
+      info.Env(), Flag(request, "sync"), {indices, quantized, errors},
+      [entry, n = Integer(request, "n"), beam = static_cast<int>(Integer(request, "beam")),
+       x = InputArgument(request.Get("vectors"), false), found = OutputArgument(indices),
+       sum = OutputArgument(quantized), squares = OutputArgument(errors)](const CancelFlag& cancelled) {
+        entry->placed->Encode(x.operand(), n, beam, found.operand(), sum.operand(), squares.operand(),
+                              cancelled);
+      },
+      *entry->place.queue);
 }
 
-// residualDecode(handle, { indices, stages, quantized, sync })
+// residualDecode(handle, { indices, n, stages, quantized, sync }): arrays or buffers.
 Napi::Value ResidualDecode(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ResidualQuantizer>(info[0]);
+  const auto entry = UnwrapShared<const ResidualEntry>(info[0]);
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value quantized = request.Get("quantized");
-  const int stages = static_cast<int>(Integer(request, "stages"));
-  float* const sum = ArrayData<float>(quantized);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {quantized},
-                     [=, indices = ArrayCopy<int32_t>(request.Get("indices"))](const CancelFlag& cancelled) {
-                       quantizer->Decode(indices.data(), static_cast<int64_t>(indices.size()) / stages,
-                                         stages, sum, cancelled);
-                     });
+  return DispatchJob(
+      info.Env(), Flag(request, "sync"), {quantized},
+      [entry, n = Integer(request, "n"), stages = static_cast<int>(Integer(request, "stages")),
+       indices = InputArgument(request.Get("indices"), false),
+       sum = OutputArgument(quantized)](const CancelFlag& cancelled) {
+        entry->placed->Decode(indices.operand(), n, stages, sum.operand(), cancelled);
+      },
+      *entry->place.queue);
 }
 
 // productCreate(codebooks)
 Napi::Value ProductCreate(const Napi::CallbackInfo& info) {
-  return WrapShared(info.Env(), std::make_shared<const ProductQuantizer>(CodebooksOf(info[0])));
+  const auto host = std::make_shared<const ProductQuantizer>(CodebooksOf(info[0]));  // which checks them
+  const DevicePlace place = CodebookOf(info[0].As<Napi::Array>().Get(0u))->place;
+  return WrapShared(info.Env(),
+                    std::make_shared<const ProductEntry>(ProductEntry{
+                        place, host, place.Keep(place.codebooks->PlaceProduct(PlacedOf(info[0])))}));
 }
 
-// productEncode(handle, { vectors, indices, quantized, sync })
+// productEncode(handle, { vectors, n, indices, quantized, sync }): arrays or buffers.
 Napi::Value ProductEncode(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ProductQuantizer>(info[0]);
+  const auto entry = UnwrapShared<const ProductEntry>(info[0]);
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value indices = request.Get("indices"), quantized = request.Get("quantized");
-  int32_t* const found = ArrayData<int32_t>(indices);
-  float* const rows = ArrayData<float>(quantized);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {indices, quantized},
-                     [=, x = ArrayCopy<float>(request.Get("vectors"))](const CancelFlag& cancelled) {
-                       const int64_t n = static_cast<int64_t>(x.size()) / quantizer->dim();
-                       quantizer->Encode(x.data(), n, found, rows, cancelled);
-                     });
+  return DispatchJob(
+      info.Env(), Flag(request, "sync"), {indices, quantized},
+      [entry, n = Integer(request, "n"), x = InputArgument(request.Get("vectors"), false),
+       found = OutputArgument(indices), rows = OutputArgument(quantized)](const CancelFlag& cancelled) {
+        entry->placed->Encode(x.operand(), n, found.operand(), rows.operand(), cancelled);
+      },
+      *entry->place.queue);
 }
 
-// productDecode(handle, { indices, quantized, sync })
+// productDecode(handle, { indices, n, quantized, sync }): arrays or buffers.
 Napi::Value ProductDecode(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ProductQuantizer>(info[0]);
+  const auto entry = UnwrapShared<const ProductEntry>(info[0]);
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value quantized = request.Get("quantized");
-  float* const rows = ArrayData<float>(quantized);
-  return DispatchJob(info.Env(), Flag(request, "sync"), {quantized},
-                     [=, indices = ArrayCopy<int32_t>(request.Get("indices"))](const CancelFlag&) {
-                       const int64_t n = static_cast<int64_t>(indices.size()) / quantizer->groups();
-                       quantizer->Decode(indices.data(), n, rows);
-                     });
+  return DispatchJob(
+      info.Env(), Flag(request, "sync"), {quantized},
+      [entry, n = Integer(request, "n"), indices = InputArgument(request.Get("indices"), false),
+       rows = OutputArgument(quantized)](const CancelFlag&) {
+        entry->placed->Decode(indices.operand(), n, rows.operand());
+      },
+      *entry->place.queue);
 }
 
 // productTables(handle, { queries, tables, sync })
 Napi::Value ProductTables(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ProductQuantizer>(info[0]);
+  const auto quantizer = UnwrapShared<const ProductEntry>(info[0])->host;
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value tables = request.Get("tables");
   float* const filled = ArrayData<float>(tables);
@@ -161,7 +188,7 @@ Napi::Value ProductTables(const Napi::CallbackInfo& info) {
 
 // productSearch(handle, { queries, rows, k, indices, distances, sync })
 Napi::Value ProductSearch(const Napi::CallbackInfo& info) {
-  const auto quantizer = UnwrapShared<const ProductQuantizer>(info[0]);
+  const auto quantizer = UnwrapShared<const ProductEntry>(info[0])->host;
   const auto request = info[1].As<Napi::Object>();
   const Napi::Value indices = request.Get("indices"), distances = request.Get("distances");
   const int k = static_cast<int>(Integer(request, "k"));

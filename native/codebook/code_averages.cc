@@ -83,10 +83,7 @@ void ApplyRunningMean(const CodeState& state, const CodeBatch& batch) {
 void TakeRows(const float* x, int64_t n, int dim, const double* rows, int64_t count, bool normalize,
               float* codes) {
   const int64_t wrong = FirstNonFinite(x, n, dim);
-  if (wrong < n) {
-    throw InvalidArgument("Expected finite vectors but row " + std::to_string(wrong) +
-                          " has NaN or infinity");
-  }
+  if (wrong < n) throw NotFinite(wrong);
   for (int64_t i = 0; i < count; i++) {
     const float* row = x + static_cast<int64_t>(rows[i]) * dim;
     float* code = codes + i * dim;

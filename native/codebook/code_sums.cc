@@ -88,10 +88,7 @@ int64_t FirstNonFinite(const float* x, int64_t n, int dim) {
 void SumByCode(const float* x, const int32_t* indices, int64_t n, int dim, int64_t codes, bool normalize,
                double* counts, double* sums, const CancelFlag& cancelled) {
   const int64_t wrong = FirstNonFinite(x, n, dim);
-  if (wrong < n) {
-    throw InvalidArgument("Expected finite vectors but row " + std::to_string(wrong) +
-                          " has NaN or infinity");
-  }
+  if (wrong < n) throw NotFinite(wrong);
   const RowsByCode by_code(indices, n, codes);
   std::vector<float> units;
   if (normalize) {

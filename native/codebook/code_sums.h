@@ -6,8 +6,10 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
+#include "runtime/error.h"
 #include "runtime/queue.h"
 
 namespace tokenflow {
@@ -34,6 +36,10 @@ void SumRows(const RowsByCode& by_code, int64_t code,
 
 // Rows as unit vectors, by the definition of codebook/score.h.
 void NormalizeRows(float* x, int64_t n, int dim);  // [N][d]
+
+inline Error NotFinite(int64_t row) {
+  return InvalidArgument("Expected finite vectors but row " + std::to_string(row) + " has NaN or infinity");
+}
 
 // The position of the first row that has NaN or infinity; n when all are finite.
 int64_t FirstNonFinite(const float* x, int64_t n, int dim);  // [N][d]

@@ -6,13 +6,13 @@
 // farthest of these rows (equal ones: the lowest). Several empty codes split as many different codes.
 //
 // Everything that is random comes in from outside, so that the same numbers give the same codes; neither the
-// number of threads nor the instruction set changes a bit.
+// device, nor the number of threads, nor the instruction set changes a bit.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "codebook/score.h"
-#include "runtime/queue.h"
+#include "runtime/codebook_backend.h"
 
 namespace tokenflow {
 
@@ -25,12 +25,11 @@ class KMeans {
     int64_t split;     // of these, how many split another; fewer where there is nothing to split
   };
 
-  // Copies the rows.
-  KMeans(const float* x,  // [N][d]
-         int64_t n, int dim, Metric metric);
+  // `rows` are the rows where the passes over them run.
+  KMeans(std::shared_ptr<PlacedRows> rows, Metric metric) : rows_(std::move(rows)), metric_(metric) {}
 
   // Comes first. Throws Error when a row is not finite.
-  void Prepare();
+  void Prepare() { rows_->Prepare(metric_ == Metric::kCosine); }
 
   // Adds a code: this row.
   void AddRow(int64_t row);
@@ -45,19 +44,17 @@ class KMeans {
   // Once `cancelled` is set the codes stay as they are and the result is unspecified.
   Step Iterate(const CancelFlag& cancelled);
 
-  int64_t count() const { return static_cast<int64_t>(codes_.size()) / dim_; }
+  int64_t count() const { return static_cast<int64_t>(codes_.size()) / rows_->dim(); }
   const std::vector<float>& codes() const { return codes_; }  // [count][d]
 
  private:
-  int64_t n_;
-  int dim_;
-  Metric metric_;
-  std::vector<float> x_;
+  void MoveCodes(const RowSums& sums);
+
+  const std::shared_ptr<PlacedRows> rows_;
+  const Metric metric_;
   std::vector<float> codes_;
-  std::vector<float> nearest_;    // [N]: squared distance from the codes AddFar has seen
-  int64_t seen_ = 0;              // how many those are
-  std::vector<int32_t> indices_;  // [N], of the last step
-  std::vector<float> distances_;  // [N], likewise
+  int64_t seen_ = 0;  // codes that the rows' nearest distances are of
+  bool assigned_ = false;
 };
 
 }  // namespace tokenflow

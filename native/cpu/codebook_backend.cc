@@ -5,9 +5,13 @@
 #include <cmath>
 #include <cstring>
 
+#include "codebook/code_sums.h"
 #include "codebook/codebook.h"
 #include "codebook/half.h"
+#include "codebook/kmeans_rows.h"
+#include "codebook/product.h"
 #include "codebook/ranks.h"
+#include "codebook/residual.h"
 #include "runtime/buffer.h"
 
 namespace tokenflow {
@@ -27,6 +31,8 @@ class HostBuffer : public PlacedBuffer {
 class HostCodebook : public PlacedCodebook {
  public:
   explicit HostCodebook(std::shared_ptr<const Codebook> codebook) : codebook_(std::move(codebook)) {}
+
+  const std::shared_ptr<const Codebook>& codebook() const { return codebook_; }
 
   int64_t bytes() const override { return codebook_->bytes(); }
   LookupCounts counts() const override { return codebook_->counts(); }
@@ -94,6 +100,46 @@ class HostCodebook : public PlacedCodebook {
   const std::shared_ptr<const Codebook> codebook_;
 };
 
+std::vector<std::shared_ptr<const Codebook>> CodebooksOf(const PlacedCodebooks& placed) {
+  std::vector<std::shared_ptr<const Codebook>> codebooks;
+  for (const auto& one : placed) codebooks.push_back(static_cast<const HostCodebook&>(*one).codebook());
+  return codebooks;
+}
+
+class HostResidual : public PlacedResidual {
+ public:
+  explicit HostResidual(const PlacedCodebooks& stages) : quantizer_(CodebooksOf(stages)) {}
+
+  void Encode(const Operand& x, int64_t n, int beam, const Operand& indices, const Operand& sum,
+              const Operand& errors, const CancelFlag& cancelled) const override {
+    quantizer_.Encode(x.as<const float>(), n, beam, indices.as<int32_t>(), sum.as<float>(),
+                      errors.as<float>(), cancelled);
+  }
+  void Decode(const Operand& indices, int64_t n, int stages, const Operand& sum,
+              const CancelFlag& cancelled) const override {
+    quantizer_.Decode(indices.as<const int32_t>(), n, stages, sum.as<float>(), cancelled);
+  }
+
+ private:
+  const ResidualQuantizer quantizer_;
+};
+
+class HostProduct : public PlacedProduct {
+ public:
+  explicit HostProduct(const PlacedCodebooks& groups) : quantizer_(CodebooksOf(groups)) {}
+
+  void Encode(const Operand& x, int64_t n, const Operand& indices, const Operand& quantized,
+              const CancelFlag& cancelled) const override {
+    quantizer_.Encode(x.as<const float>(), n, indices.as<int32_t>(), quantized.as<float>(), cancelled);
+  }
+  void Decode(const Operand& indices, int64_t n, const Operand& quantized) const override {
+    quantizer_.Decode(indices.as<const int32_t>(), n, quantized.as<float>());
+  }
+
+ private:
+  const ProductQuantizer quantizer_;
+};
+
 class Cpu : public CodebookBackend {
  public:
   std::unique_ptr<PlacedBuffer> Allocate(int64_t bytes) override {
@@ -106,6 +152,23 @@ class Cpu : public CodebookBackend {
 
   std::unique_ptr<PlacedCodebook> Place(std::shared_ptr<const Codebook> codebook, ScreenMode) override {
     return std::make_unique<HostCodebook>(std::move(codebook));
+  }
+
+  void SumByCode(const Operand& x, const Operand& indices, int64_t n, int dim, int64_t codes, bool normalize,
+                 double* counts, double* sums, const CancelFlag& cancelled) override {
+    tokenflow::SumByCode(x.as<const float>(), indices.as<const int32_t>(), n, dim, codes, normalize, counts,
+                         sums, cancelled);
+  }
+
+  std::unique_ptr<PlacedRows> PlaceRows(const float* x, int64_t n, int dim) override {
+    return HostRows(x, n, dim);
+  }
+
+  std::unique_ptr<PlacedResidual> PlaceResidual(const PlacedCodebooks& stages) override {
+    return std::make_unique<HostResidual>(stages);
+  }
+  std::unique_ptr<PlacedProduct> PlaceProduct(const PlacedCodebooks& groups) override {
+    return std::make_unique<HostProduct>(groups);
   }
 };
 

@@ -1,6 +1,9 @@
 #include "codebook_backend.h"
 
+#include "codebook/codebook.h"
+#include "learning.h"
 #include "placed_codebook.h"
+#include "quantizers.h"
 #include "workspace.h"
 
 namespace tokenflow::cuda {
@@ -49,7 +52,24 @@ class CudaCodebookBackend : public CodebookBackend {
 
   std::unique_ptr<PlacedCodebook> Place(std::shared_ptr<const Codebook> codebook,
                                         ScreenMode screen) override {
-    return std::make_unique<CudaCodebook>(workspace_, std::move(codebook), screen);
+    const std::shared_ptr<const PackedCodes> packed(codebook, &codebook->packed());
+    return std::make_unique<CudaCodebook>(workspace_, packed, codebook->parts(), screen);
+  }
+
+  void SumByCode(const Operand& x, const Operand& indices, int64_t n, int dim, int64_t codes, bool normalize,
+                 double* counts, double* sums, const CancelFlag& cancelled) override {
+    cuda::SumByCode(*workspace_, x, indices, n, dim, codes, normalize, counts, sums, cancelled);
+  }
+
+  std::unique_ptr<PlacedRows> PlaceRows(const float* x, int64_t n, int dim) override {
+    return MakeRows(workspace_, x, n, dim);
+  }
+
+  std::unique_ptr<PlacedResidual> PlaceResidual(const PlacedCodebooks& stages) override {
+    return MakeResidual(workspace_, stages);
+  }
+  std::unique_ptr<PlacedProduct> PlaceProduct(const PlacedCodebooks& groups) override {
+    return MakeProduct(workspace_, groups);
   }
 
  private:

@@ -2,6 +2,7 @@
 //
 //   GatherRows   to[i][begin + e] = codes[index of i][e]; neighbouring threads have neighbouring elements of one row, so a row
 //                is read and written in whole lines. Which index is the first out of range, an atomicMin says
+//   Slice, Put   columns of rows taken out, and a column put in among others
 //   Widen        16-bit floats to fp32, exact: bf16 are the upper bits; fp16 has its exponent moved, and its subnormals
 //                become normal by a multiplication that is exact
 //
@@ -43,6 +44,18 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(GatherArgs a) {
   a.to[row * a.to_stride + a.begin + e] = a.codes.rows[static_cast<int64_t>(index) * a.codes.stride + e];
 }
 
+__global__ void __launch_bounds__(kThreads)
+    SliceKernel(const float* from, int64_t count, int stride, int begin, int dim, float* to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) to[i] = from[i / dim * stride + begin + i % dim];
+}
+
+__global__ void __launch_bounds__(kThreads)
+    PutKernel(const int32_t* from, int64_t count, int32_t* to, int stride, int at) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) to[i * stride + at] = from[i];
+}
+
 DEVICE float FloatOfBFloat16(uint16_t v) {
   return __uint_as_float(static_cast<uint32_t>(v) << 16);
 }
@@ -71,6 +84,18 @@ void GatherRows(const CodeRows& codes, const int32_t* indices, int64_t count, in
   const int64_t elements = count * codes.dim;
   Launch(GatherKernel, dim3(Blocks(elements)), dim3(kThreads), 0, stream,
          GatherArgs{codes, indices, elements, groups, group, base, to, to_stride, begin, first});
+}
+
+void SliceColumns(const float* from, int64_t count, int stride, int begin, int dim, float* to,
+                  cudaStream_t stream) {
+  if (count == 0) return;
+  Launch(SliceKernel, dim3(Blocks(count * dim)), dim3(kThreads), 0, stream, from, count * dim, stride, begin,
+         dim, to);
+}
+
+void PutColumn(const int32_t* from, int64_t count, int32_t* to, int stride, int at, cudaStream_t stream) {
+  if (count == 0) return;
+  Launch(PutKernel, dim3(Blocks(count)), dim3(kThreads), 0, stream, from, count, to, stride, at);
 }
 
 void WidenHalf(const uint16_t* from, int64_t count, float* to, cudaStream_t stream) {

@@ -19,6 +19,15 @@ void GatherRows(const CodeRows& codes, const int32_t* indices,  // [count][group
                 float* to,  // [count][to_stride]
                 int to_stride, int begin, unsigned long long* first, cudaStream_t stream);
 
+// to[i] = columns [begin, begin + dim) of row i.
+void SliceColumns(const float* from,  // [count][stride]
+                  int64_t count, int stride, int begin, int dim,
+                  float* to,  // [count][dim]
+                  cudaStream_t stream);
+
+// to[i * stride + at] = from[i].
+void PutColumn(const int32_t* from, int64_t count, int32_t* to, int stride, int at, cudaStream_t stream);
+
 // to = from, from 16-bit floats.
 void WidenHalf(const uint16_t* from, int64_t count, float* to, cudaStream_t stream);
 void WidenBFloat16(const uint16_t* from, int64_t count, float* to, cudaStream_t stream);

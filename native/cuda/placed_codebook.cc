@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "arena.h"
-#include "codebook/codebook.h"
 #include "codebook/ranks.h"
 #include "ranks.cuh"
 
@@ -78,12 +77,11 @@ struct Piece {
 
 }  // namespace
 
-CudaCodebook::CudaCodebook(std::shared_ptr<Workspace> workspace, std::shared_ptr<const Codebook> codebook,
-                           ScreenMode screen)
+CudaCodebook::CudaCodebook(std::shared_ptr<Workspace> workspace, std::shared_ptr<const PackedCodes> packed,
+                           std::vector<PartSpan> spans, ScreenMode screen)
     : workspace_(std::move(workspace)),
-      codebook_(std::move(codebook)),
-      packed_(&codebook_->packed()),
-      spans_(&codebook_->parts()),
+      packed_(std::move(packed)),
+      spans_(std::move(spans)),
       screen_(screen) {}
 
 int64_t CudaCodebook::bytes() const {
@@ -92,7 +90,7 @@ int64_t CudaCodebook::bytes() const {
       (dim() + 3) / 4 * 4 * int64_t{sizeof(float)} + (dim() + 7) / 8 * 8 * int64_t{sizeof(uint16_t)};
   const int64_t compared = non_finite() > 0 ? codes() * dim() * int64_t{sizeof(float)} : 0;
   return padded * (row + int64_t{sizeof(float)}) + compared +
-         static_cast<int64_t>(spans_->size() * sizeof(PartSpan));
+         static_cast<int64_t>(spans_.size() * sizeof(PartSpan));
 }
 
 LookupCounts CudaCodebook::counts() const {
@@ -128,7 +126,7 @@ CudaCodebook::Resident& CudaCodebook::Get() const {
   resident->codes_low = allocate(host.codes_low.size(), sizeof(uint16_t));
   if (non_finite() > 0) resident->rows = allocate(codes() * dim(), sizeof(float));
   resident->norms = allocate(host.view.padded, sizeof(float));
-  resident->parts = allocate(spans_->size(), sizeof(PartSpan));
+  resident->parts = allocate(spans_.size(), sizeof(PartSpan));
   Staging& staging = workspace_->staging();
   try {
     staging.Upload(resident->codes.as(), host.codes.data(), resident->codes.bytes());
@@ -150,11 +148,11 @@ CudaCodebook::Resident& CudaCodebook::Get() const {
 
 const CodebookView& CudaCodebook::View(const float* weights) const {
   Resident& resident = Get();
-  std::vector<float> wanted(spans_->size(), 1.0f);
-  if (weights != nullptr) wanted.assign(weights, weights + spans_->size());
+  std::vector<float> wanted(spans_.size(), 1.0f);
+  if (weights != nullptr) wanted.assign(weights, weights + spans_.size());
   if (resident.weights == wanted) return resident.view;
   resident.weights.clear();  // none, should an upload fail
-  std::vector<PartSpan> spans = *spans_;
+  std::vector<PartSpan> spans = spans_;
   for (size_t p = 0; p < spans.size(); p++) {
     spans[p].weight = wanted[p];
     spans[p].query_factor = QueryFactor(packed_->metric) * wanted[p];
@@ -182,7 +180,7 @@ NearestReport CudaCodebook::Nearest(const NearestRequest& request, const CancelF
 
     // As many rows at a time as the budget allows, at least those of one block of queries.
     int64_t rows = std::max<int64_t>(1, request.n);
-    const size_t budget = workspace_->Budget();
+    const size_t budget = workspace_->Budget(Layer::kLookup);
     const auto bytes_for = [&](int64_t count) {
       return Piece(nullptr, request, count, ranks, view, Plan(count, ranks)).bytes;
     };
@@ -190,7 +188,8 @@ NearestReport CudaCodebook::Nearest(const NearestRequest& request, const CancelF
       rows = std::max(kBlockQueries, (rows / 2 + kBlockQueries - 1) / kBlockQueries * kBlockQueries);
     }
     const LookupPlan plan = Plan(rows, ranks);
-    void* memory = workspace_->Reserve(bytes_for(rows), "a lookup of " + std::to_string(rows) + " queries");
+    void* memory = workspace_->Reserve(Layer::kLookup, bytes_for(rows),
+                                       "a lookup of " + std::to_string(rows) + " queries");
     const Piece piece(memory, request, rows, ranks, view, plan);
 
     Check(cudaMemsetAsync(&piece.notes->first_missing, 0xff, sizeof(unsigned long long), stream), "clearing");
@@ -289,7 +288,8 @@ void CudaCodebook::Gather(const Operand& indices, int64_t n, const Operand& rows
       return space;
     };
     const size_t bytes = lay_out(nullptr).bytes;
-    const Space space = lay_out(workspace_->Reserve(bytes, "a gather of " + std::to_string(n) + " rows"));
+    const Space space =
+        lay_out(workspace_->Reserve(Layer::kLookup, bytes, "a gather of " + std::to_string(n) + " rows"));
     if (!indices.on_device) staging.Upload(space.indices, indices.data, n * sizeof(int32_t));
     Check(cudaMemsetAsync(space.first, 0xff, sizeof *space.first, stream), "clearing");
     const int32_t* from = indices.on_device ? indices.as<const int32_t>() : space.indices;

@@ -14,8 +14,8 @@ namespace tokenflow::cuda {
 
 class CudaCodebook : public PlacedCodebook {
  public:
-  CudaCodebook(std::shared_ptr<Workspace> workspace, std::shared_ptr<const Codebook> codebook,
-               ScreenMode screen);
+  CudaCodebook(std::shared_ptr<Workspace> workspace, std::shared_ptr<const PackedCodes> packed,
+               std::vector<PartSpan> spans, ScreenMode screen);
 
   int64_t bytes() const override;
   LookupCounts counts() const override;
@@ -26,6 +26,7 @@ class CudaCodebook : public PlacedCodebook {
   int dim() const { return packed_->dim; }
   int64_t codes() const { return packed_->codes; }
   int64_t non_finite() const { return packed_->non_finite; }
+  Metric metric() const { return packed_->metric; }
 
   // For what computes with the codebook inside one call (Workspace::Call). `weights` is null for ones.
   const CodebookView& View(const float* weights = nullptr) const;
@@ -44,9 +45,8 @@ class CudaCodebook : public PlacedCodebook {
   Resident& Get() const;
 
   const std::shared_ptr<Workspace> workspace_;
-  const std::shared_ptr<const Codebook> codebook_;  // keeps what the next two are of
-  const PackedCodes* const packed_;
-  const std::vector<PartSpan>* const spans_;  // with weights of one
+  const std::shared_ptr<const PackedCodes> packed_;
+  const std::vector<PartSpan> spans_;  // with weights of one
   const ScreenMode screen_;
   mutable std::unique_ptr<Resident> resident_;
   mutable std::atomic<int64_t> queries_{0}, screened_{0}, exact_scores_{0};

@@ -55,16 +55,17 @@ void Staging::Drop() {
   used_ = 0;
 }
 
-size_t Workspace::Budget() const {
-  return std::max(memory_.bytes(), std::min(kCallBytes, card_->Memory().free / 2));
+size_t Workspace::Budget(Layer layer) const {
+  return std::max(memory_[static_cast<int>(layer)].bytes(), std::min(kCallBytes, card_->Memory().free / 2));
 }
 
-void* Workspace::Reserve(size_t bytes, const std::string& purpose) {
-  if (bytes > memory_.bytes()) {
-    memory_ = DeviceMemory();  // the old one goes first: both need not fit
-    memory_ = Allocate(bytes, purpose);
+void* Workspace::Reserve(Layer layer, size_t bytes, const std::string& purpose) {
+  DeviceMemory& memory = memory_[static_cast<int>(layer)];
+  if (bytes > memory.bytes()) {
+    memory = DeviceMemory();  // the old one goes first: both need not fit
+    memory = Allocate(bytes, purpose);
   }
-  return memory_.as<void>();
+  return memory.as<void>();
 }
 
 DeviceMemory Workspace::Allocate(size_t bytes, const std::string& purpose) {

@@ -36,6 +36,9 @@ class Staging {
   std::vector<Landing> landings_;
 };
 
+// What is made of lookups has memory of its own beside theirs.
+enum class Layer { kLookup, kQuantizer };
+
 class Workspace {
  public:
   explicit Workspace(std::shared_ptr<Card> card) : card_(std::move(card)), staging_(card_->stream()) {}
@@ -43,11 +46,11 @@ class Workspace {
   Card& card() const { return *card_; }
   Staging& staging() { return staging_; }
 
-  // Bytes a call may count on: what is there already, or a good part of what is free.
-  size_t Budget() const;
+  // Bytes a call may count on: what its layer has already, or a good part of what is free.
+  size_t Budget(Layer layer) const;
 
-  // At least so many, until the next call. Throws Error with ERR_TOKENFLOW_OUT_OF_MEMORY, naming the purpose.
-  void* Reserve(size_t bytes, const std::string& purpose);
+  // At least so many, until the next call of that layer. Throws Error with ERR_TOKENFLOW_OUT_OF_MEMORY, naming the purpose.
+  void* Reserve(Layer layer, size_t bytes, const std::string& purpose);
 
   // Memory that stays. Throws likewise.
   DeviceMemory Allocate(size_t bytes, const std::string& purpose);
@@ -68,7 +71,7 @@ class Workspace {
  private:
   const std::shared_ptr<Card> card_;
   Staging staging_;
-  DeviceMemory memory_;
+  DeviceMemory memory_[2];  // by layer
 };
 
 }  // namespace tokenflow::cuda

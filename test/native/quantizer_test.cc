@@ -7,6 +7,7 @@
 #include "codebook/code_averages.h"
 #include "codebook/code_sums.h"
 #include "codebook/kmeans.h"
+#include "codebook/kmeans_rows.h"
 #include "codebook/multiscale.h"
 #include "codebook/product.h"
 #include "codebook/residual.h"
@@ -139,7 +140,7 @@ void Learning() {
   const std::vector<float> x = numbers.Floats(n * kDim);
   for (const Metric metric : {Metric::kL2, Metric::kCosine}) {
     SameOnAnyThreads([&] {
-      KMeans learner(x.data(), n, kDim, metric);
+      KMeans learner(HostRows(x.data(), n, kDim), metric);
       learner.Prepare();
       Numbers uniforms(7);
       for (int64_t code = 0; code < size; code++) learner.AddFar((uniforms.Float() + 1) / 2);

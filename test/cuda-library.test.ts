@@ -51,7 +51,7 @@ describe('the CUDA library', () => {
       std::snprintf(detail, size, "no context");
       return nullptr;
     }
-    extern "C" const CudaLibrary* tokenflow_cuda_3() {
+    extern "C" const CudaLibrary* tokenflow_cuda_4() {
       static const CudaLibrary library = { ${abi}, Probe, Open };
       return &library;
     }`;

@@ -151,7 +151,7 @@ Backend* Open(int32_t device, char* detail, int32_t detail_bytes) {
 
 }  // namespace tokenflow::cuda
 
-extern "C" __attribute__((visibility("default"))) const tokenflow::CudaLibrary* tokenflow_cuda_3() {
+extern "C" __attribute__((visibility("default"))) const tokenflow::CudaLibrary* tokenflow_cuda_4() {
   static const tokenflow::CudaLibrary library = {tokenflow::kCudaAbi, tokenflow::cuda::Probe,
                                                  tokenflow::cuda::Open};
   return &library;

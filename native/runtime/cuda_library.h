@@ -12,8 +12,8 @@ namespace tokenflow {
 class Backend;
 
 // Raised with every change of what is declared here; part of the entry point's name.
-constexpr int32_t kCudaAbi = 3;
-constexpr char kCudaEntryPoint[] = "tokenflow_cuda_3";
+constexpr int32_t kCudaAbi = 4;
+constexpr char kCudaEntryPoint[] = "tokenflow_cuda_4";
 constexpr char kCudaLibraryFile[] = "tokenflow_cuda.so";
 
 enum class CudaReason : int32_t {

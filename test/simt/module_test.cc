@@ -9,7 +9,7 @@ using namespace tokenflow;
 using simt::fake_runtime;
 using simt::FakeDevice;
 
-extern "C" const CudaLibrary* tokenflow_cuda_3();
+extern "C" const CudaLibrary* tokenflow_cuda_4();
 
 namespace {
 
@@ -17,7 +17,7 @@ CudaProbe Probe(const simt::FakeRuntime& runtime) {
   fake_runtime() = runtime;
   CudaProbe probe;
   std::memset(static_cast<void*>(&probe), 0xa5, sizeof probe);
-  tokenflow_cuda_3()->probe(&probe);
+  tokenflow_cuda_4()->probe(&probe);
   CHECK(fake_runtime().allocations == 0);
   return probe;
 }
@@ -38,7 +38,7 @@ FakeDevice Device(void (*change)(FakeDevice&) = [](FakeDevice&) {}) {
 }  // namespace
 
 TEST("the entry point has this version") {
-  CHECK(tokenflow_cuda_3()->abi == kCudaAbi);
+  CHECK(tokenflow_cuda_4()->abi == kCudaAbi);
 }
 
 TEST("a card that works") {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { packageRoot } from '../lib/native.js';
@@ -84,7 +84,10 @@ describe('the CUDA library', () => {
     assert.equal(status({ TOKENFLOW_CUDA_PATH: nameless }).reason, 'abi-mismatch');
     const { reason, detail } = status({ TOKENFLOW_CUDA_PATH: other });
     assert.equal(reason, 'abi-mismatch');
-    assert.equal(detail, 'expected version 3 but found 99');
+    const header = readFileSync(path.join(packageRoot(), 'native/runtime/cuda_library.h'), 'utf8');
+    const [, version] = /kCudaAbi = (\d+)/.exec(header)!;
+    assert.equal(detail, `expected version ${version} but found 99`);
+    assert.match(header, new RegExp(`kCudaEntryPoint\\[\\] = "tokenflow_cuda_${version}"`));
   });
 
   it('passes on what the library found, and why a device cannot be had', function () {

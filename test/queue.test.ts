@@ -14,6 +14,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { connect } from '../lib/queue/redis.js';
 import { Command, run } from './support/command.js';
 import { contentOf, writePictures } from './support/dataset.js';
 
@@ -124,6 +125,16 @@ describe('a queue of shards', function () {
     const { stdout } = await succeed(queue('status', 'many', '--json'));
     const { inPlace, waiting, active, failed } = JSON.parse(stdout);
     assert.deepEqual([inPlace, waiting, active, failed], [12, 0, 0, 0]);
+  });
+
+  it('waits for Redis with a connection that is made while it is gone', async () => {
+    await redis.stop();
+    const client = await connect(redis.url, undefined, true);
+    const answer = client.ping();
+    await delay(300);
+    await redis.start();
+    assert.equal(await answer, 'PONG');
+    client.disconnect();
   });
 
   it('gives the shard of a worker that dies to another', async () => {

@@ -26,15 +26,20 @@ export const loadBullMQ = (): Promise<typeof BullMQ> => load('bullmq', () => imp
 /**
  * A connection that waits for Redis when it goes away, once it was there.
  *
- * @throws TokenFlowError ERR_TOKENFLOW_IO when Redis does not answer now
+ * @param seen whether Redis was there before: then it is waited for from the beginning
+ * @throws TokenFlowError ERR_TOKENFLOW_IO when Redis was not seen and does not answer now
  */
-export async function connect(url: string, onConnection: OnConnection = () => {}): Promise<RedisClient> {
+export async function connect(
+  url: string,
+  onConnection: OnConnection = () => {},
+  seen = false,
+): Promise<RedisClient> {
   const { Redis } = await load('ioredis', () => import('ioredis'));
-  let everReady = false;
+  let everReady = seen;
   let lost = false;
   let reason = 'no answer';
   const client = new Redis(url, {
-    lazyConnect: true,
+    lazyConnect: !seen,
     maxRetriesPerRequest: null, // commands wait until it is back
     retryStrategy: (times) => (everReady ? Math.min(times * 100, 2000) : null),
   });
@@ -50,6 +55,7 @@ export async function connect(url: string, onConnection: OnConnection = () => {}
     if (!lost) onConnection('lost', reason);
     lost = true;
   });
+  if (seen) return client;
   try {
     await client.connect();
   } catch {

@@ -49,7 +49,7 @@ export async function workOnQueue(run: RunQueue, maker: ShardWorker, options: Wo
   } = options;
   const { Worker, UnrecoverableError } = await loadBullMQ();
   const planned = new Map(run.shards.map((shard) => [shard.name, shard]));
-  const connection = await connect(redis, onConnection);
+  const connection = await connect(redis, onConnection, true); // `run` has a connection already
   let made = 0;
   const fatal = new AbortController();
   const over = AbortSignal.any([stop, signal, fatal.signal].filter((end) => end !== undefined));

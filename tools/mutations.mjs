@@ -569,9 +569,9 @@ const faults = [
   [
     'kmeans.cu',
     'learning_test',
-    'the last values of a block are added 32 at a time',
-    'end - i));',
-    'kSumBlock));',
+    'values after the last of a block are read',
+    'i + lane < end ? values[i + lane] : 0.0f',
+    'values[i + lane]',
   ],
   [
     'residual.cu',

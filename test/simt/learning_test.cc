@@ -84,8 +84,8 @@ TEST("all rows of one code, codes ascending and descending") {
   CheckSort(indices, 300, 1);
 }
 
-TEST("more tiles than one step of the scan has counters for") {
-  std::vector<int32_t> indices(17000);
+TEST("counters for three steps of the scan") {
+  std::vector<int32_t> indices(33 * 1024);
   simt::Random random(4);
   for (int32_t& index : indices) index = random.Below(300);
   CheckSort(indices, 300, 1);

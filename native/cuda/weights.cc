@@ -16,6 +16,9 @@ std::string Megabytes(size_t bytes) {
 DeviceArray Upload(const void* data, size_t bytes) {
   DeviceArray array{DeviceMemory(bytes, "allocating weights")};
   Check(cudaMemcpy(array.memory.as<void>(), data, bytes, cudaMemcpyHostToDevice), "uploading weights");
+  // From pageable memory it may return before the last of the bytes are there, and the streams that read them do not wait
+  // for the default one.
+  Check(cudaStreamSynchronize(nullptr), "uploading weights");
   return array;
 }
 

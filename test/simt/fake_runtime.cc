@@ -320,6 +320,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Guard lock(Lock());
   const cudaError_t status = Outcome("cudaStreamSynchronize");
+  if (stream == nullptr) return status;  // the default one: its copies are done when they return
   if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
   if (status != cudaSuccess) {
     stream->pending.clear();

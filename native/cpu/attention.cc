@@ -108,10 +108,15 @@ void AttendBlock(const Geometry& g, const float* q, const char* keys, const char
     for (int64_t i = 0; i < rows; i++) a[i] = static_cast<const char*>(from) + i * from_bytes;
     for (int64_t column = 0; column < columns; column += g.panel, b += depth * g.panel * g.element()) {
       for (int64_t row = 0; row < rows; row += g.strip_rows) {
-        (g.bf16 ? kernels.matmul_bf16
-                : kernels.matmul)({a + row, b, static_cast<int>(std::min(g.strip_rows, rows - row)), 1, depth,
-                                   nullptr, Activation::kNone, nullptr, to + row * to_stride + column,
-                                   to_stride, static_cast<int>(std::min(g.panel, columns - column))});
+        MatmulStrip strip;
+        strip.a = a + row;
+        strip.b = b;
+        strip.rows = static_cast<int>(std::min(g.strip_rows, rows - row));
+        strip.depth = depth;
+        strip.y = to + row * to_stride + column;
+        strip.stride = to_stride;
+        strip.columns = static_cast<int>(std::min(g.panel, columns - column));
+        (g.bf16 ? kernels.matmul_bf16 : kernels.matmul)(strip);
       }
     }
   };

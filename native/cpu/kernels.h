@@ -10,19 +10,28 @@ namespace tokenflow {
 
 // A strip of a matrix product: a few rows of A times one panel of B,
 //   y[r][n] = activation(sum over taps t and depth k of A[t][r][k] B[t][k][n] + bias[n]) + residual[r][n].
-// Each element is one chain of multiply-adds in the order of t, then k.
+// Each element is one chain of multiply-adds in the order of t, then k. A chain may be cut into several strips: what
+// one leaves in `sums`, the next goes on from.
 struct MatmulStrip {
-  const void* const* a;  // [taps][rows] -> [depth], fp32 or bf16
-  const void* b;         // [taps][depth][panel] fp32, or [taps][depth / 2][panel][2] bf16; 64-byte aligned
-  int rows;              // 1 .. Kernels::strip_rows
-  int taps;              // a linear layer has one, a convolution one for each element of its window
-  int64_t depth;         // even for bf16
-  const float* bias;     // [panel]
-  Activation activation;
-  const float* residual;  // null or rows of `stride`; may be y itself
-  float* y;               // rows of `stride`
+  const void* const* a;   // [taps][rows] -> [depth], fp32 or bf16
+  int64_t first = 0;      // elements of each row of A to pass over
+  const void* b;          // [taps][depth][panel] fp32, or [taps][depth / 2][panel][2] bf16; 64-byte aligned
+  int rows;               // 1 .. Kernels::strip_rows
+  int taps = 1;           // a linear layer has one, a convolution one for each element of its window
+  int64_t depth;          // even for bf16
+  bool begins = true;     // or goes on from `sums`
+  bool ends = true;       // or leaves `sums`
+  float* sums = nullptr;  // [rows][panel]
+  const float* bias = nullptr;  // [panel]
+  Activation activation = Activation::kNone;
+  const float* residual = nullptr;  // null or rows of `stride`; may be y itself
+  float* y;                         // rows of `stride`
   int64_t stride;
   int columns;  // of the panel, that are stored
+  // What will be read soon, brought to the second-level cache meanwhile: a line for each row of the panel, from `ahead`
+  // on in steps of `ahead_step` bytes.
+  const char* ahead = nullptr;
+  int64_t ahead_step = 0;
 };
 
 struct Kernels {

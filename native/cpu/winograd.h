@@ -22,7 +22,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "codebook/aligned.h"
 
 namespace tokenflow {
 
@@ -71,8 +72,8 @@ class WinogradConv3x3 {
  private:
   int64_t cin_;
   int64_t cout_;
-  std::vector<float> weight_;  // [panel of 64 output channels][cin][9][channels of the panel]
-  std::vector<float> bias_;    // [cout]
+  AlignedVector<float> weight_;  // [panel of 64 output channels][cin][9][channels of the panel]
+  AlignedVector<float> bias_;    // [cout]
 };
 
 }  // namespace tokenflow

@@ -21,6 +21,25 @@ Error OutOfMemory(int64_t bytes, const std::string& purpose) {
                                                   " bytes are needed; a smaller batch needs less");
 }
 
+// Pages of their own for so many bytes, from the start of a huge page on: only whole huge pages are granted. Null if
+// there are none.
+void* MapAligned(int64_t bytes) {
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  const int64_t more = bytes < kHugePage ? 0 : kHugePage;
+  void* const mapped =
+      mmap(nullptr, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* const begin = static_cast<char*>(mapped);
+  if (more == 0) return begin;
+  const int64_t before = -reinterpret_cast<intptr_t>(begin) & (kHugePage - 1);
+  const int64_t page = sysconf(_SC_PAGESIZE);
+  const int64_t whole = (bytes + page - 1) / page * page;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + whole, more - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
+}
+
 }  // namespace
 
 void RequireMemory(int64_t bytes, const std::string& purpose) {
@@ -33,10 +52,8 @@ Buffer::Buffer(int64_t bytes, const std::string& purpose) : bytes_(bytes) {
   RequireMemory(bytes, purpose);
   if (bytes < kOwnPages) {
     data_ = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  } else if (void* pages = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-             pages != MAP_FAILED) {
-    madvise(pages, bytes, MADV_HUGEPAGE);
-    data_ = pages;
+  } else {
+    data_ = MapAligned(bytes);
   }
   if (data_ == nullptr) throw OutOfMemory(bytes, purpose);
 }

@@ -172,42 +172,45 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const RowView rows{packed_.rows.data(), weighted->norms.data(), codes(), dim()};
   const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads());
 
-  // Distances of what was found for queries [first, first + queries.size()).
-  const auto settle = [&](int64_t first, const QueryChunk& queries, const Candidate* best) {
-    constexpr int64_t kAhead = 12;  // rows of winners are wherever chance has put them
-    for (int64_t i = 0; i < queries.size(); i++) {
-      for (int rank = 0; rank < k; rank++) {
-        const int64_t ahead = i * k + rank + kAhead;
-        if (ahead < queries.size() * k && best[ahead].index > 0) {
-          const float* row = packed_.rows.data() + int64_t{best[ahead].index} * dim();
-          for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
-          __builtin_prefetch(row + dim() - 1);
-        }
-        const int64_t at = (first + i) * k + rank;
-        const int32_t index = queries.scored(i) ? best[i * k + rank].index : kNoCode;
-        out.indices[at] = index;
-        float* part = out.part_distances == nullptr ? nullptr : out.part_distances + at;
-        if (index == kNoCode) {
-          if (out.distances != nullptr) out.distances[at] = NAN;
-          for (int p = 0; part != nullptr && p < part_count(); p++) part[p * n * k] = NAN;
-        } else if (out.distances != nullptr || part != nullptr) {
-          const float* code = packed_.rows.data() + int64_t{index} * dim();
-          const float distance =
-              kernels.distance(metric(), spans.data(), part_count(), queries.seen(i), code, part, n * k);
-          if (out.distances != nullptr) out.distances[at] = distance;
-        }
+  // Writes the results of one row, given its query as it is compared and the k codes that were found for it.
+  const auto settle_row = [&](int64_t row, const float* seen, const Candidate* found, auto&& code_of) {
+    for (int rank = 0; rank < k; rank++) {
+      const int64_t at = row * k + rank;
+      const int32_t index = found[rank].index;
+      const float* code = index == kNoCode ? nullptr : code_of(index);
+      out.indices[at] = index;
+      float* part = out.part_distances == nullptr ? nullptr : out.part_distances + at;
+      if (code == nullptr) {
+        if (out.distances != nullptr) out.distances[at] = NAN;
+        for (int p = 0; part != nullptr && p < part_count(); p++) part[p * n * k] = NAN;
+      } else if (out.distances != nullptr || part != nullptr) {
+        const float distance =
+            kernels.distance(metric(), spans.data(), part_count(), seen, code, part, n * k);
+        if (out.distances != nullptr) out.distances[at] = distance;
       }
-      if (out.codes == nullptr && out.errors == nullptr) continue;
-      const int64_t row = first + i;
-      const int32_t nearest = out.indices[row * k];
-      const float* code = nearest == kNoCode ? nullptr : packed_.rows.data() + int64_t{nearest} * dim();
+      if (rank > 0) continue;
       if (out.codes != nullptr && code != nullptr) std::copy_n(code, dim(), out.codes + row * dim());
       if (out.codes != nullptr && code == nullptr) std::fill_n(out.codes + row * dim(), dim(), NAN);
       if (out.errors != nullptr) {
         out.errors[row] = code == nullptr ? NAN
-                                          : kernels.distance(Metric::kL2, spans_.data(), part_count(),
-                                                             queries.seen(i), code, nullptr, 0);
+                                          : kernels.distance(Metric::kL2, spans_.data(), part_count(), seen,
+                                                             code, nullptr, 0);
       }
+    }
+  };
+  const std::vector<Candidate> nothing(k, {INFINITY, kNoCode});
+  // The results of a plain lookup; row_of(i) is where those of query i go.
+  const auto settle_scanned = [&](const QueryChunk& queries, const Candidate* best, auto&& row_of) {
+    constexpr int64_t kAhead = 12;  // rows of winners are wherever chance has put them
+    const auto code_of = [&](int32_t index) { return packed_.rows.data() + int64_t{index} * dim(); };
+    for (int64_t i = 0; i < queries.size(); i++) {
+      for (int64_t ahead = (i + kAhead) * k; ahead < std::min(i + kAhead + 1, queries.size()) * k; ahead++) {
+        if (best[ahead].index <= 0) continue;
+        const float* row = code_of(best[ahead].index);
+        for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
+        __builtin_prefetch(row + dim() - 1);
+      }
+      settle_row(row_of(i), queries.seen(i), queries.scored(i) ? best + i * k : nothing.data(), code_of);
     }
   };
 
@@ -231,24 +234,30 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const auto look_up = [&](int64_t begin, int64_t size) {
     QueryChunk queries(kernels, spans, dim());
     queries.Prepare(x + begin * dim(), size);
-    std::vector<Candidate> best(size * k);
-    if (screened) {
-      std::vector<int32_t> fallen;
-      ScreenScan(*screen_, *weighted->screen, k, &counts_, &hopeless, plan.split_codes)
-          .Run(queries, best.data(), &fallen, cancelled);
-      if (!fallen.empty()) {
-        QueryChunk rest(kernels, spans, dim());
-        rest.Select(queries, fallen);
-        std::vector<Candidate> found(fallen.size() * k);
-        scan(&rest, found.data());
-        for (size_t i = 0; i < fallen.size(); i++) {
-          std::copy_n(found.data() + i * k, k, best.data() + int64_t{fallen[i]} * k);
-        }
-      }
-    } else {
+    if (!screened) {
+      std::vector<Candidate> best(size * k);
       scan(&queries, best.data());
+      settle_scanned(queries, best.data(), [&](int64_t i) { return begin + i; });
+      return;
     }
-    settle(begin, queries, best.data());
+    for (int64_t i = 0; i < size; i++) {
+      if (!queries.scored(i)) settle_row(begin + i, nullptr, nothing.data(), [](int32_t) { return nullptr; });
+    }
+    ScreenScan screen(*screen_, *weighted->screen, k, &counts_, &hopeless, plan.split_codes);
+    std::vector<int32_t> fallen;
+    const auto settle = [&](int64_t i, const Candidate* found, float* scratch) {
+      settle_row(begin + i, queries.seen(i), found, [&](int32_t index) {
+        screen.CopyCode(index, scratch);
+        return scratch;
+      });
+    };
+    screen.Run(queries, settle, &fallen, cancelled);
+    if (fallen.empty()) return;
+    QueryChunk rest(kernels, spans, dim());
+    rest.Select(queries, fallen);
+    std::vector<Candidate> best(fallen.size() * k);
+    scan(&rest, best.data());
+    settle_scanned(rest, best.data(), [&](int64_t i) { return begin + fallen[i]; });
   };
   if (plan.split_codes) {
     look_up(0, n);

@@ -32,6 +32,11 @@ int BatchFor(int64_t stride, int rows) {
   return static_cast<int>(std::clamp<int64_t>(fitting, rows, kMostBatch));
 }
 
+void PrefetchRow(const float* row, int dim) {
+  for (int k = 0; k < dim; k += 16) __builtin_prefetch(row + k);
+  __builtin_prefetch(row + dim - 1);
+}
+
 int32_t Threshold(double value) {
   return static_cast<int32_t>(std::floor(std::clamp(value, -2e9, 2e9)));
 }
@@ -53,7 +58,6 @@ struct ScreenScan::Batch {
   std::vector<int32_t> rows;                       // of the queries, by size
   std::vector<std::pair<float, int32_t>> by_size;  // size and row
   std::vector<float> sizes;                        // by query
-  std::vector<float> shifted;                      // [n][dim]
   std::vector<int8_t> levels;                      // [batch][words * group]
   std::vector<Query> queries;                      // [batch]
   AlignedVector<int32_t> words;                    // tile by tile, [words][rows]
@@ -71,6 +75,8 @@ struct ScreenScan::Survivors {
   AlignedVector<int32_t> values;  // theirs, for the query in hand
   std::vector<int32_t> others;    // likewise
   std::vector<int32_t> places;    // of lanes
+  std::vector<Candidate> found;   // [queries][k]
+  AlignedVector<float> code;      // [dim]
   std::vector<ExactTask> tasks;
 };
 
@@ -91,16 +97,14 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
 
 ScreenScan::~ScreenScan() = default;
 
-void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int32_t>* fallen,
+void ScreenScan::Run(const QueryChunk& queries, const Settle& settle, std::vector<int32_t>* fallen,
                      const CancelFlag& cancelled) {
   Batch& b = *batch_;
   b.by_size.clear();
   b.sizes.resize(queries.size());
-  b.shifted.resize(queries.size() * codes_.dim);
   for (int64_t i = 0; i < queries.size(); i++) {
     if (!queries.scored(i)) continue;
-    b.sizes[i] =
-        kernels_.shift(queries.y(i), norms_.shift.data(), codes_.dim, b.shifted.data() + i * codes_.dim);
+    b.sizes[i] = kernels_.size(queries.y(i), norms_.shift.data(), codes_.dim);
     b.by_size.push_back({b.sizes[i], static_cast<int32_t>(i)});
   }
   std::sort(b.by_size.begin(), b.by_size.end());
@@ -133,7 +137,7 @@ void ScreenScan::Run(const QueryChunk& queries, Candidate* best, std::vector<int
     std::fill_n(b.least.data(), count * spans_ * 16, INT32_MAX);
     const auto sweep = [&](int, int64_t begin, int64_t end) { Sweep(begin, end, count); };
     const auto score = [&](int, int64_t begin, int64_t end) {
-      Score(queries, rows, static_cast<int>(begin), static_cast<int>(end), best);
+      Score(queries, rows, static_cast<int>(begin), static_cast<int>(end), settle);
     };
     if (together_) {
       ParallelRanges(spans_, 1, sweep, 1);  // the same stretch each time, which its cache holds
@@ -163,6 +167,7 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
   const int dim = codes_.dim, group = kernels_.group;
   const int row_bytes = codes_.words * group;
   const int last = (count - 1) / kernels_.rows * kernels_.rows;
+  for (int i = 0; i < count; i++) PrefetchRow(queries.y(rows[i]), dim);
   double shared = INFINITY;  // scale of the tile before, which is of larger queries
   for (int first = last; first >= 0; first -= kernels_.rows) {
     const int tile = std::min(kernels_.rows, count - first);
@@ -184,8 +189,7 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
       int8_t* q = b.levels.data() + place * row_bytes;
       std::fill(q + dim, q + row_bytes, int8_t{0});
       QuantisedQuery measured;
-      kernels_.quantise(y, b.shifted.data() + int64_t{rows[place]} * dim, norms_.shift.data(),
-                        codes_.centre.data(), dim, scale, q, &measured);
+      kernels_.quantise(y, norms_.shift.data(), codes_.centre.data(), dim, scale, q, &measured);
 
       const double y_norm = measured.y_norm * (1 + 1e-9), q_norm = measured.q_norm * (1 + 1e-9);
       const double residual = measured.residual * (1 + 1e-9);
@@ -245,7 +249,8 @@ void ScreenScan::Sweep(int64_t begin, int64_t end, int count) {
 
 // Step by step over all the queries, so that what one step prefetches has arrived when the next one needs it, and the
 // chains of several overlap.
-void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin, int end, Candidate* best) {
+void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin, int end,
+                       const Settle& settle) {
   Batch& b = *batch_;
   const Kept<Survivors> survivors;
   Survivors& s = *survivors;
@@ -264,6 +269,7 @@ void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin
   s.blocks.clear();
   for (int place = begin; place < end; place++) {
     Query& query = b.queries[place];
+    PrefetchRow(queries.y(rows[place]), codes_.dim);
     FindSurvivors(&query, place, &s);
     if (query.usable) add_tasks(query, place, 0, query.scored);
   }
@@ -271,20 +277,36 @@ void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin
   for (int place = begin; place < end; place++) {
     Query& query = b.queries[place];
     if (!query.usable) continue;
+    PrefetchRow(queries.seen(rows[place]), codes_.dim);
     DropBeaten(&query, place, &s);
     if (query.usable) add_tasks(query, place, query.scored, query.count);
   }
   score_tasks();
+  s.found.resize(int64_t{end - begin} * k_);
+  s.code.resize(codes_.dim);
   for (int place = begin; place < end; place++) {
     if (!b.queries[place].usable) continue;
-    Candidate* found = best + int64_t{rows[place]} * k_;
+    Candidate* found = s.found.data() + int64_t{place - begin} * k_;
     if (k_ > 1) {
       FinishTop(&b.tops[place], found);
-      continue;
+    } else {
+      *found = kernels_.best_of(b.bests[place]);
+      if (!(found->score < INFINITY)) *found = {INFINITY, kNoCode};
     }
-    *found = kernels_.best_of(b.bests[place]);
-    if (!(found->score < INFINITY)) *found = {INFINITY, kNoCode};
+    for (int rank = 0; rank < k_; rank++)
+      __builtin_prefetch(codes_.places.data() + std::max(0, found[rank].index));
   }
+  for (int place = begin; place < end; place++) {
+    if (!b.queries[place].usable) continue;
+    settle(rows[place], s.found.data() + int64_t{place - begin} * k_, s.code.data());
+  }
+}
+
+void ScreenScan::CopyCode(int32_t index, float* code) const {
+  const int64_t place = codes_.places[index];
+  const float* panel =
+      codes_.panels.data() + place / kPanelCodes * kPanelCodes * codes_.dim + place % kPanelCodes;
+  for (int k = 0; k < codes_.dim; k++) code[k] = panel[k * kPanelCodes];
 }
 
 // A bound that at least `least` of the values do not exceed, within `tolerance` of the lowest there is.

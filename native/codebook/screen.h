@@ -21,6 +21,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "codebook/kept.h"
@@ -43,6 +44,7 @@ struct ScreenCodes {
   AlignedVector<uint8_t> bytes;
   AlignedVector<float> panels;     // [super_blocks * 16][dim][16]
   AlignedVector<int32_t> indices;  // [super_blocks * 256]
+  AlignedVector<int32_t> places;   // [all codes] where each lies, for those in `order`
   std::vector<float> centre;       // m
   double step;
   double element_most;   // max |e_j|
@@ -88,10 +90,18 @@ class ScreenScan {
              std::atomic<bool>* hopeless, bool together);
   ~ScreenScan();
 
-  // The k best codes of every query that is scored, in order. Queries left to the plain lookup are appended
-  // to `fallen` instead.
-  void Run(const QueryChunk& queries, Candidate* best,  // [queries][k]
-           std::vector<int32_t>* fallen, const CancelFlag& cancelled);
+  // What is done with the k best codes of query `i`, on whichever thread has found them and while their panels are in
+  // its cache; `scratch` has room for a code.
+  using Settle = std::function<void(int64_t i, const Candidate* found, float* scratch)>;
+
+  // Finds the k best codes of every query that is scored, in order, and settles them. Queries left to the plain lookup
+  // are appended to `fallen` instead.
+  void Run(const QueryChunk& queries, const Settle& settle, std::vector<int32_t>* fallen,
+           const CancelFlag& cancelled);
+
+  // The code as it was packed: from the panels, which a lookup has just read, not from the rows, which are as large
+  // again and elsewhere.
+  void CopyCode(int32_t index, float* code) const;  // [dim]
 
  private:
   struct Query;
@@ -99,8 +109,9 @@ class ScreenScan {
   struct Survivors;
 
   void Quantise(const QueryChunk& queries, const int32_t* rows, int count);
-  void Sweep(int64_t begin, int64_t end, int count);                                                // spans
-  void Score(const QueryChunk& queries, const int32_t* rows, int begin, int end, Candidate* best);  // places
+  void Sweep(int64_t begin, int64_t end, int count);  // spans
+  void Score(const QueryChunk& queries, const int32_t* rows, int begin, int end,
+             const Settle& settle);  // places
   void FindSurvivors(Query* query, int place, Survivors* s) const;
   void DropBeaten(Query* query, int place, Survivors* s) const;
   int32_t Bound(const int32_t* values, int64_t count, int least, double tolerance) const;

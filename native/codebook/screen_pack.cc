@@ -153,6 +153,7 @@ ScreenCodes PackScreen(const PackedCodes& packed, const ScreenKernels& kernels) 
   screen.bytes.assign(places * screen.words * kernels.group, 0);
   screen.panels.resize(places * dim);
   screen.indices.resize(places);
+  screen.places.assign(packed.codes, 0);
   const int steps = kBlockCodes / kernels.vectors;
   const double inverse_step = 1 / screen.step;
   ParallelRanges(places, kSuperBlock, [&](int, int64_t begin, int64_t end) {
@@ -164,6 +165,7 @@ ScreenCodes PackScreen(const PackedCodes& packed, const ScreenKernels& kernels) 
       float* panel = screen.panels.data() + place / kPanelCodes * kPanelCodes * dim + place % kPanelCodes;
       for (int k = 0; k < dim; k++) panel[k * kPanelCodes] = real ? row[k] : 0.0f;
       screen.indices[place] = real ? j : INT32_MAX;
+      if (real) screen.places[j] = static_cast<int32_t>(place);
 
       const int64_t super = place / kSuperBlock, lane = place % kSuperBlock / kBlockCodes;
       const int64_t step = place % kBlockCodes / kernels.vectors,
@@ -198,7 +200,7 @@ ScreenCodes PackScreen(const PackedCodes& packed, const ScreenKernels& kernels) 
 
 int64_t ScreenCodes::bytes_resident() const {
   return static_cast<int64_t>(bytes.size() + panels.size() * sizeof(float) +
-                              indices.size() * sizeof(int32_t) + order.size() * sizeof(int32_t));
+                              (indices.size() + places.size() + order.size()) * sizeof(int32_t));
 }
 
 ScreenNorms PackScreenNorms(const PackedCodes& packed, const ScreenCodes& screen,

@@ -89,24 +89,23 @@ void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* w
   }
 }
 
-float ShiftQuery(const float* y, const float* shift, int dim, float* shifted) {
+float SizeOf(const float* y, const float* shift, int dim) {
   float most = 0.0f;
   for (int k = 0; k < dim; k++) {
-    shifted[k] = y[k] + shift[k];
-    const float magnitude = __builtin_fabsf(shifted[k]);
+    const float magnitude = __builtin_fabsf(y[k] + shift[k]);
     most = magnitude > most ? magnitude : most;
   }
   return most;
 }
 
-void QuantiseQuery(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
-                   double scale, int8_t* q, QuantisedQuery* out) {
+void QuantiseQuery(const float* y, const float* shift, const float* centre, int dim, double scale, int8_t* q,
+                   QuantisedQuery* out) {
   const float inverse = static_cast<float>(1.0 / scale);
   constexpr int kChains = 4;  // sums side by side, so that no addition waits for another
   double y_square[kChains] = {}, q_square[kChains] = {}, residual[kChains] = {}, along[kChains] = {};
   int32_t sum = 0;
   for (int k = 0; k < dim; k++) {
-    const float value = __builtin_rintf(shifted[k] * inverse);
+    const float value = __builtin_rintf((y[k] + shift[k]) * inverse);
     const int level = static_cast<int>(value > 127.0f ? 127.0f : value < -127.0f ? -127.0f : value);
     q[k] = static_cast<int8_t>(level);
     sum += level;
@@ -261,7 +260,7 @@ const ScreenKernels& Avx2Screen() {
       false,
       {nullptr, Sweep<1>, Sweep<2>, Sweep<3>, Sweep<4>, Sweep<5>},
       RoundSeeds,
-      ShiftQuery,
+      SizeOf,
       QuantiseQuery,
       Join,
       Minimum,

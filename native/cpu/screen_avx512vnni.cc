@@ -82,20 +82,19 @@ void Sweep(const ScreenView& view, int64_t first, int64_t last, const int32_t* w
   }
 }
 
-float ShiftQuery(const float* y, const float* shift, int dim, float* shifted) {
+float SizeOf(const float* y, const float* shift, int dim) {
   __m512 most = _mm512_setzero_ps();
   for (int k = 0; k < dim; k += 16) {
     const __mmask16 valid = dim - k < 16 ? static_cast<__mmask16>((1u << (dim - k)) - 1) : 0xffff;
     const __m512 value =
         _mm512_add_ps(_mm512_maskz_loadu_ps(valid, y + k), _mm512_maskz_loadu_ps(valid, shift + k));
-    _mm512_mask_storeu_ps(shifted + k, valid, value);
     most = _mm512_max_ps(most, _mm512_abs_ps(value));
   }
   return _mm512_reduce_max_ps(most);
 }
 
-void QuantiseQuery(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
-                   double scale, int8_t* q, QuantisedQuery* out) {
+void QuantiseQuery(const float* y, const float* shift, const float* centre, int dim, double scale, int8_t* q,
+                   QuantisedQuery* out) {
   const __m256 inverse = _mm256_set1_ps(static_cast<float>(1.0 / scale));
   const __m256 limit = _mm256_set1_ps(127.0f), lower = _mm256_set1_ps(-127.0f);
   const __m512d step = _mm512_set1_pd(scale);
@@ -104,14 +103,15 @@ void QuantiseQuery(const float* y, const float* shifted, const float* shift, con
   for (int k = 0; k < dim; k += 8) {
     const int left = dim - k;
     const __mmask8 valid = left < 8 ? static_cast<__mmask8>((1u << left) - 1) : 0xff;
-    const __m256 scaled = _mm256_mul_ps(_mm256_maskz_loadu_ps(valid, shifted + k), inverse);
+    const __m256 y_k = _mm256_maskz_loadu_ps(valid, y + k), shift_k = _mm256_maskz_loadu_ps(valid, shift + k);
+    const __m256 scaled = _mm256_mul_ps(_mm256_add_ps(y_k, shift_k), inverse);
     const __m256i level = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(scaled, limit), lower));
     const __m128i bytes = _mm256_cvtepi32_epi8(level);
     __builtin_memcpy(q + k, &bytes, left < 8 ? left : 8);
     sum = _mm256_add_epi32(sum, level);
-    const __m512d element = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, y + k));
+    const __m512d element = _mm512_cvtps_pd(y_k);
     const __m512d rounded = _mm512_mul_pd(_mm512_cvtepi32_pd(level), step);
-    const __m512d moved = _mm512_add_pd(element, _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, shift + k)));
+    const __m512d moved = _mm512_add_pd(element, _mm512_cvtps_pd(shift_k));
     const __m512d off = _mm512_sub_pd(moved, rounded);  // of the exact shifted query
     y_square = _mm512_fmadd_pd(element, element, y_square);
     q_square = _mm512_fmadd_pd(rounded, rounded, q_square);
@@ -165,21 +165,38 @@ int Scan(const int32_t* values, int64_t count, int32_t threshold, int64_t first,
   return found;
 }
 
+// Panels come from the third-level cache, or from memory where others fill that: those of the tasks this far ahead are
+// fetched line by line while earlier ones are scored.
+constexpr int kTasksAhead = 8;
+
+inline const float* PanelOf(const ExactView& view, const ExactTask& task) {
+  return view.panels.codes + int64_t{task.block} * kPanelCodes * view.panels.dim;
+}
+
+inline void FetchNormsAndIndices(const ExactView& view, const ExactTask& task) {
+  __builtin_prefetch(view.panels.norms + int64_t{task.block} * kPanelCodes);
+  __builtin_prefetch(view.indices + int64_t{task.block} * kPanelCodes);
+}
+
 // Scores of several panels at once, so that their chains overlap.
 template <int kCount>
 inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, const ExactTask* tasks,
+                                                       const ExactTask* (&ahead)[kCount],
                                                        __m512 (&score)[kCount]) {
   const int dim = view.panels.dim;
-  const float* code[kCount];
-#pragma GCC unroll 8
+  const float *code[kCount], *next[kCount];
+#pragma GCC unroll 4
   for (int i = 0; i < kCount; i++) {
-    code[i] = view.panels.codes + int64_t{tasks[i].block} * kPanelCodes * dim;
+    code[i] = PanelOf(view, tasks[i]);
+    next[i] = PanelOf(view, *ahead[i]);
+    FetchNormsAndIndices(view, *ahead[i]);
     score[i] = _mm512_load_ps(view.panels.norms + int64_t{tasks[i].block} * kPanelCodes);
   }
 #pragma GCC unroll 1
   for (int k = 0; k < dim; k++) {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < kCount; i++) {
+      __builtin_prefetch(next[i] + k * kPanelCodes);
       score[i] =
           _mm512_fmadd_ps(_mm512_set1_ps(tasks[i].y[k]), _mm512_load_ps(code[i] + k * kPanelCodes), score[i]);
     }
@@ -190,26 +207,32 @@ inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, co
 template <class Use>
 inline __attribute__((always_inline)) void ForScores(const ExactView& view, const ExactTask* tasks, int count,
                                                      Use use) {
-  const auto pass = [&](auto& score, int first, int size) __attribute__((always_inline)) {
-    ScorePanels(view, tasks + first, score);
-#pragma GCC unroll 8
+  for (int i = 0; i < count && i < kTasksAhead; i++) {
+    FetchNormsAndIndices(view, tasks[i]);
+    for (int k = 0; k < view.panels.dim; k++) __builtin_prefetch(PanelOf(view, tasks[i]) + k * kPanelCodes);
+  }
+  const auto pass = [&](auto& score, auto& ahead, int first, int size) __attribute__((always_inline)) {
+    for (int i = 0; i < size; i++) {
+      const int there = first + i + kTasksAhead;
+      ahead[i] = tasks + (there < count ? there : count - 1);
+    }
+    ScorePanels(view, tasks + first, ahead, score);
+#pragma GCC unroll 4
     for (int i = 0; i < size; i++) {
       const ExactTask& task = tasks[first + i];
       use(task, score[i], _mm512_load_si512(view.indices + int64_t{task.block} * kPanelCodes));
     }
   };
   int first = 0;
-  for (; first + 8 <= count; first += 8) {
-    __m512 score[8];
-    pass(score, first, 8);
-  }
   for (; first + 4 <= count; first += 4) {
     __m512 score[4];
-    pass(score, first, 4);
+    const ExactTask* ahead[4];
+    pass(score, ahead, first, 4);
   }
   for (; first < count; first++) {
     __m512 score[1];
-    pass(score, first, 1);
+    const ExactTask* ahead[1];
+    pass(score, ahead, first, 1);
   }
 }
 
@@ -267,7 +290,7 @@ const ScreenKernels& Avx512VnniScreen() {
       true,
       {nullptr, Sweep<1>, Sweep<2>, Sweep<3>, Sweep<4>, Sweep<5>, Sweep<6>},
       RoundSeeds,
-      ShiftQuery,
+      SizeOf,
       QuantiseQuery,
       Join,
       Minimum,

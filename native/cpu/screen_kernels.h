@@ -87,12 +87,12 @@ struct ScreenKernels {
   void (*round_seeds)(const float* seeds,  // [count][256]
                       int64_t count, float inverse_scale, RoundedSeeds* rounded);
 
-  // y + shift, and its largest magnitude.
-  float (*shift)(const float* y, const float* shift, int dim, float* shifted);
+  // The largest magnitude in y + shift.
+  float (*size)(const float* y, const float* shift, int dim);
 
-  // q = rint(shifted / scale), -127 .. 127.
-  void (*quantise)(const float* y, const float* shifted, const float* shift, const float* centre, int dim,
-                   double scale, int8_t* q, QuantisedQuery* out);
+  // q = rint((y + shift) / scale), -127 .. 127.
+  void (*quantise)(const float* y, const float* shift, const float* centre, int dim, double scale, int8_t* q,
+                   QuantisedQuery* out);
 
   // The words of a query as the sweep broadcasts them, `stride` apart.
   void (*join)(const int8_t* q, int count, int32_t* words, int stride);  // q: [count][group]

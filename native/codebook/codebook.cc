@@ -170,7 +170,6 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const LookupKernels& kernels = ActiveLookup();
   const PanelView view{packed_.panel_codes.data(), weighted->norms.data(), dim()};
   const RowView rows{packed_.rows.data(), weighted->norms.data(), codes(), dim()};
-  const LookupPlan plan = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads());
 
   // Writes the results of one row, given its query as it is compared and the k codes that were found for it.
   const auto settle_row = [&](int64_t row, const float* seen, const Candidate* found, auto&& code_of) {
@@ -215,7 +214,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   };
 
   // Without the screen. When few queries are all there is, every thread takes a share of the codes.
-  const auto scan = [&](QueryChunk* queries, Candidate* best) {
+  const auto scan = [&](const LookupPlan& plan, QueryChunk* queries, Candidate* best) {
     queries->Transpose();
     if (!plan.split_codes) {
       TileScan(kernels, view, rows, k, plan.block_panels).Run(*queries, 0, packed_.panels, best, cancelled);
@@ -230,48 +229,90 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     });
     std::copy_n(MergeShares(&shares, queries->size(), k), size, best);
   };
-  std::atomic<bool> hopeless{false};
-  const auto look_up = [&](int64_t begin, int64_t size) {
-    QueryChunk queries(kernels, spans, dim());
-    queries.Prepare(x + begin * dim(), size);
-    if (!screened) {
+  // work(plan, begin, size) for all of n queries, shared out.
+  const auto plainly = [&](int64_t queries, auto&& work) {
+    const LookupPlan plan = PlanLookup(queries, packed_.panels, dim(), kernels.rows, Threads());
+    if (plan.split_codes) return work(plan, int64_t{0}, queries);
+    ParallelTasks(plan.tasks, [&](int64_t task) {
+      const int64_t begin = task * plan.share;
+      work(plan, begin, std::min(plan.share, queries - begin));
+    });
+  };
+  if (!screened) {
+    plainly(n, [&](const LookupPlan& plan, int64_t begin, int64_t size) {
+      QueryChunk queries(kernels, spans, dim());
+      queries.Prepare(x + begin * dim(), size);
       std::vector<Candidate> best(size * k);
-      scan(&queries, best.data());
+      scan(plan, &queries, best.data());
       settle_scanned(queries, best.data(), [&](int64_t i) { return begin + i; });
-      return;
+    });
+    return;
+  }
+
+  std::atomic<bool> hopeless{false};
+  const int tile_rows = screen_->kernels->rows;
+  const bool together = PlanLookup(n, packed_.panels, dim(), kernels.rows, Threads()).split_codes;
+  ScreenScan screen(*screen_, *weighted->screen, k, &counts_, &hopeless, together);
+  const ScreenPlan plan = PlanScreened(n, dim(), tile_rows, screen.batch_size(), together ? 1 : Threads());
+  for (int64_t first = 0; first < n && !cancelled.load(); first += plan.round) {
+    const int64_t size = std::min(plan.round, n - first);
+    QueryChunk queries(kernels, spans, dim());
+    queries.Resize(size);
+    const int64_t parts = (size + plan.part - 1) / plan.part;
+    std::vector<Kept<std::vector<SizedQuery>>> orders(parts);
+    ParallelTasks(parts, [&](int64_t part) {
+      const int64_t begin = part * plan.part, end = std::min(size, begin + plan.part);
+      queries.Prepare(x + first * dim(), begin, end);
+      screen.Order(queries, begin, end, &*orders[part]);
+      for (int64_t i = begin; i < end; i++) {
+        if (!queries.scored(i))
+          settle_row(first + i, nullptr, nothing.data(), [](int32_t) { return nullptr; });
+      }
+    });
+    struct Piece {
+      const SizedQuery* queries;
+      int count;
+    };
+    std::vector<Piece> batches;
+    for (const auto& order : orders) {
+      // As many batches as are needed, as equal as tiles allow.
+      const int64_t tiles = (static_cast<int64_t>(order->size()) + tile_rows - 1) / tile_rows;
+      const int64_t pieces = (tiles * tile_rows + plan.batch - 1) / plan.batch;
+      for (int64_t i = 0; i < pieces; i++) {
+        const int64_t begin = tiles * i / pieces * tile_rows;
+        const int64_t end = std::min<int64_t>(tiles * (i + 1) / pieces * tile_rows, order->size());
+        batches.push_back({order->data() + begin, static_cast<int>(end - begin)});
+      }
     }
-    for (int64_t i = 0; i < size; i++) {
-      if (!queries.scored(i)) settle_row(begin + i, nullptr, nothing.data(), [](int32_t) { return nullptr; });
-    }
-    ScreenScan screen(*screen_, *weighted->screen, k, &counts_, &hopeless, plan.split_codes);
-    std::vector<int32_t> fallen;
     const auto settle = [&](int64_t i, const Candidate* found, float* scratch) {
-      settle_row(begin + i, queries.seen(i), found, [&](int32_t index) {
+      settle_row(first + i, queries.seen(i), found, [&](int32_t index) {
         screen.CopyCode(index, scratch);
         return scratch;
       });
     };
-    screen.Run(queries, settle, &fallen, cancelled);
-    if (fallen.empty()) return;
-    QueryChunk rest(kernels, spans, dim());
-    rest.Select(queries, fallen);
-    std::vector<Candidate> best(fallen.size() * k);
-    scan(&rest, best.data());
-    settle_scanned(rest, best.data(), [&](int64_t i) { return begin + fallen[i]; });
-  };
-  if (plan.split_codes) {
-    look_up(0, n);
-  } else {
-    ParallelTasks(plan.tasks, [&](int64_t task) {
-      const int64_t begin = task * plan.share;
-      look_up(begin, std::min(plan.share, n - begin));
+    const auto run = [&](int64_t i) {
+      screen.Run(queries, batches[i].queries, batches[i].count, settle, cancelled);
+    };
+    const int64_t count = static_cast<int64_t>(batches.size());
+    if (together) {
+      for (int64_t i = 0; i < count; i++) run(i);  // each with all threads
+    } else {
+      ParallelTasks(count, run);
+    }
+    std::vector<int32_t>& left = *screen.left();
+    if (left.empty()) continue;
+    plainly(static_cast<int64_t>(left.size()), [&](const LookupPlan& rest_plan, int64_t begin, int64_t rest) {
+      QueryChunk some(kernels, spans, dim());
+      some.Select(queries, left.data() + begin, rest);
+      std::vector<Candidate> best(rest * k);
+      scan(rest_plan, &some, best.data());
+      settle_scanned(some, best.data(), [&](int64_t i) { return first + left[begin + i]; });
     });
+    left.clear();
   }
-  if (screened) {
-    std::lock_guard<std::mutex> lock(cache_mutex_);
-    screen_rest_ = hopeless ? std::min(kLongestScreenPause, 2 * screen_rest_ + 1) : 0;
-    screen_pause_ = screen_rest_;
-  }
+  std::lock_guard<std::mutex> lock(cache_mutex_);
+  screen_rest_ = hopeless ? std::min(kLongestScreenPause, 2 * screen_rest_ + 1) : 0;
+  screen_pause_ = screen_rest_;
 }
 
 void Codebook::Gather(const int32_t* indices, int64_t n, float* out) const {

@@ -1,11 +1,18 @@
 // Working memory that a thread keeps between calls: a lookup takes milliseconds, and the page faults of memory that
 // is new each time would be a tenth of it.
 #pragma once
+#include <cstddef>
 #include <memory>
 #include <utility>
 #include <vector>
 
 namespace tokenflow {
+
+// Makes room without giving any back, and leaves what is there.
+template <class Vector>
+void AtLeast(Vector* vector, std::size_t size) {
+  if (vector->size() < size) vector->resize(size);
+}
 
 // A T as an earlier Kept<T> of this thread left it, or a new one. For scratch whose sizes are set anew with each use.
 template <class T>

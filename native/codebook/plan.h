@@ -43,6 +43,33 @@ inline LookupPlan PlanLookup(int64_t queries, int64_t panels, int dim, int tile_
   return plan;
 }
 
+// How the queries of a screened lookup are shared out. Threads take batches as they come free, so that one whose
+// processor is taken away for a while does not keep the others waiting.
+struct ScreenPlan {
+  int64_t round;  // queries prepared before their batches are taken up
+  int64_t part;   // queries of a round that are sorted by size together
+  int batch;      // queries swept together, a multiple of a tile
+};
+
+constexpr int64_t kRoundBytes = 4 << 20;  // of prepared queries
+constexpr int64_t kPartQueries = 1024;
+constexpr int kLeastBatch = 60;  // fewer sweep the codes too often
+constexpr int kBatchesPerThread = 6;
+
+inline ScreenPlan PlanScreened(int64_t queries, int dim, int tile_rows, int most_batch, int threads) {
+  ScreenPlan plan;
+  const int64_t most =
+      std::max<int64_t>(kRoundBytes / (int64_t{dim} * 2 * sizeof(float)), threads * most_batch);
+  const int64_t rounds = std::max<int64_t>(1, (queries + most - 1) / most);
+  plan.round = RoundUp((queries + rounds - 1) / rounds, tile_rows);
+  const int64_t parts = RoundUp((plan.round + kPartQueries - 1) / kPartQueries, threads);
+  plan.part = std::max<int64_t>(tile_rows, RoundUp((plan.round + parts - 1) / parts, tile_rows));
+  const int64_t share =
+      RoundUp((plan.round + threads * kBatchesPerThread - 1) / (threads * kBatchesPerThread), tile_rows);
+  plan.batch = static_cast<int>(std::min<int64_t>(most_batch, std::max<int64_t>(share, kLeastBatch)));
+  return plan;
+}
+
 // Whether a lookup is to be screened.
 enum class ScreenMode { kAuto, kOff, kAlways };
 

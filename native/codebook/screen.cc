@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kBatchBytes =
     16 << 20;                   // of block values, which very large codebooks would fill memory with
-constexpr int kMostBatch = 60;  // queries swept together; a multiple of every tile
+constexpr int kMostBatch = 90;  // queries swept together; a multiple of every tile
 constexpr int64_t kSweepBytes = 24 << 10;    // codes that stay in the first-level cache while they pass
 constexpr int64_t kScoredBytes = 256 << 10;  // of panels on their way into the second-level cache
 constexpr double kSharedScale = 0.85;
@@ -55,18 +55,17 @@ struct ScreenScan::Query {
 
 // What is kept of a batch. From call to call too: it is large enough for its page faults to show.
 struct ScreenScan::Batch {
-  std::vector<int32_t> rows;                       // of the queries, by size
-  std::vector<std::pair<float, int32_t>> by_size;  // size and row
-  std::vector<float> sizes;                        // by query
-  std::vector<int8_t> levels;                      // [batch][words * group]
-  std::vector<Query> queries;                      // [batch]
-  AlignedVector<int32_t> words;                    // tile by tile, [words][rows]
-  std::vector<int32_t> row_offsets;                // [batch]
-  std::vector<float> inverse_scales;               // [batch]; the first of a tile counts
-  AlignedVector<int32_t> values;                   // [batch][stride]
-  AlignedVector<int32_t> least;                    // [batch][spans][16]
-  AlignedVector<LaneBest> bests;                   // [batch]
-  AlignedVector<TopState> tops;                    // [batch]
+  const SizedQuery* sized;  // [count]
+  int count;
+  std::vector<int8_t> levels;         // [count][words * group]
+  std::vector<Query> queries;         // [count]
+  AlignedVector<int32_t> words;       // tile by tile, [words][rows]
+  std::vector<int32_t> row_offsets;   // [count]
+  std::vector<float> inverse_scales;  // [count]; the first of a tile counts
+  AlignedVector<int32_t> values;      // [count][stride]
+  AlignedVector<int32_t> least;       // [count][spans][16]
+  AlignedVector<LaneBest> bests;      // [count]
+  AlignedVector<TopState> tops;       // [count]
 };
 
 // What one thread needs to choose and score what survives.
@@ -97,83 +96,87 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
 
 ScreenScan::~ScreenScan() = default;
 
-void ScreenScan::Run(const QueryChunk& queries, const Settle& settle, std::vector<int32_t>* fallen,
-                     const CancelFlag& cancelled) {
-  Batch& b = *batch_;
-  b.by_size.clear();
-  b.sizes.resize(queries.size());
-  for (int64_t i = 0; i < queries.size(); i++) {
+void ScreenScan::Order(const QueryChunk& queries, int64_t begin, int64_t end,
+                       std::vector<SizedQuery>* order) const {
+  order->clear();
+  for (int64_t i = begin; i < end; i++) {
     if (!queries.scored(i)) continue;
-    b.sizes[i] = kernels_.size(queries.y(i), norms_.shift.data(), codes_.dim);
-    b.by_size.push_back({b.sizes[i], static_cast<int32_t>(i)});
+    const float size = kernels_.size(queries.y(i), norms_.shift.data(), codes_.dim);
+    order->push_back({size, static_cast<int32_t>(i)});
   }
-  std::sort(b.by_size.begin(), b.by_size.end());
-  b.rows.clear();
-  for (const auto& [size, row] : b.by_size) b.rows.push_back(row);
-  const int most = static_cast<int>(std::min<int64_t>(batch_size_, static_cast<int64_t>(b.rows.size())));
-  b.levels.resize(int64_t{most} * codes_.words * kernels_.group);
-  b.queries.resize(most);
-  b.words.resize(int64_t{most} * codes_.words);
-  b.row_offsets.resize(most);
-  b.inverse_scales.resize(most);
-  b.values.resize(most * stride_);
-  b.least.resize(most * spans_ * 16);
-  if (k_ == 1) b.bests.resize(most);
-  if (k_ > 1) b.tops.resize(most);
+  std::sort(order->begin(), order->end());
+}
 
-  const int64_t panel_bytes = int64_t{kPanelCodes} * codes_.dim * sizeof(float);
-  const int scored_together =
-      static_cast<int>(std::clamp<int64_t>(kScoredBytes / (k_ * panel_bytes), kFewestScored, kMostBatch));
+void ScreenScan::Run(const QueryChunk& queries, const SizedQuery* batch, int count, const Settle& settle,
+                     const CancelFlag& cancelled) {
+  if (cancelled.load(std::memory_order_relaxed)) return;
+  const auto leave = [&](int i) {
+    std::lock_guard<std::mutex> lock(left_mutex_);
+    left_.push_back(batch[i].row);
+  };
+  if (hopeless_->load(std::memory_order_relaxed)) {
+    for (int i = 0; i < count; i++) leave(i);
+    return;
+  }
+  const Kept<Batch> kept;
+  Batch& b = *kept;
+  b.sized = batch;
+  b.count = count;
+  AtLeast(&b.levels, int64_t{count} * codes_.words * kernels_.group);
+  AtLeast(&b.queries, count);
+  AtLeast(&b.words, int64_t{count} * codes_.words);
+  AtLeast(&b.row_offsets, count);
+  AtLeast(&b.inverse_scales, count);
+  AtLeast(&b.values, count * stride_);
+  AtLeast(&b.least, count * spans_ * 16);
+  if (k_ == 1) AtLeast(&b.bests, count);
+  if (k_ > 1) AtLeast(&b.tops, count);
+
+  Quantise(queries, &b);
+  std::fill_n(b.least.data(), count * spans_ * 16, INT32_MAX);
+  if (together_) {
+    // The same stretch each time, which its cache holds.
+    ParallelRanges(
+        spans_, 1, [&](int, int64_t begin, int64_t end) { Sweep(begin, end, &b); }, 1);
+    ParallelRanges(count, kFewestScored, [&](int, int64_t begin, int64_t end) {
+      Score(queries, static_cast<int>(begin), static_cast<int>(end), settle, &b);
+    });
+  } else {
+    const int64_t panel_bytes = int64_t{kPanelCodes} * codes_.dim * sizeof(float);
+    const int scored_together =
+        static_cast<int>(std::clamp<int64_t>(kScoredBytes / (k_ * panel_bytes), kFewestScored, kMostBatch));
+    Sweep(0, spans_, &b);
+    for (int i = 0; i < count; i += scored_together) {
+      Score(queries, i, std::min(count, i + scored_together), settle, &b);
+    }
+  }
   int64_t exact = 0, answered = 0;
-  for (size_t first = 0; first < b.rows.size(); first += batch_size_) {
-    if (cancelled.load(std::memory_order_relaxed)) break;
-    const int32_t* rows = b.rows.data() + first;
-    const int count = static_cast<int>(std::min<int64_t>(batch_size_, b.rows.size() - first));
-    if (hopeless_->load(std::memory_order_relaxed)) {
-      fallen->insert(fallen->end(), rows, rows + count);
+  for (int i = 0; i < count; i++) {
+    if (!b.queries[i].usable) {
+      leave(i);
       continue;
     }
-    Quantise(queries, rows, count);
-    std::fill_n(b.least.data(), count * spans_ * 16, INT32_MAX);
-    const auto sweep = [&](int, int64_t begin, int64_t end) { Sweep(begin, end, count); };
-    const auto score = [&](int, int64_t begin, int64_t end) {
-      Score(queries, rows, static_cast<int>(begin), static_cast<int>(end), settle);
-    };
-    if (together_) {
-      ParallelRanges(spans_, 1, sweep, 1);  // the same stretch each time, which its cache holds
-      ParallelRanges(count, kFewestScored, score);
-    } else {
-      sweep(0, 0, spans_);
-      for (int i = 0; i < count; i += scored_together) score(0, i, std::min(count, i + scored_together));
-    }
-    int failed = 0;
-    for (int i = 0; i < count; i++) {
-      if (!b.queries[i].usable) {
-        fallen->push_back(rows[i]);
-        failed++;
-        continue;
-      }
-      exact += int64_t{b.queries[i].count} * kBlockCodes;
-      answered++;
-    }
-    if (2 * failed > count && count >= kernels_.rows) hopeless_->store(true, std::memory_order_relaxed);
+    exact += int64_t{b.queries[i].count} * kBlockCodes;
+    answered++;
   }
+  if (2 * answered < count && count >= kernels_.rows) hopeless_->store(true, std::memory_order_relaxed);
   counts_->exact_scores += exact;
   counts_->screened += answered;
 }
 
-void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int count) {
-  Batch& b = *batch_;
+void ScreenScan::Quantise(const QueryChunk& queries, Batch* batch) const {
+  Batch& b = *batch;
+  const int count = b.count;
   const int dim = codes_.dim, group = kernels_.group;
   const int row_bytes = codes_.words * group;
   const int last = (count - 1) / kernels_.rows * kernels_.rows;
-  for (int i = 0; i < count; i++) PrefetchRow(queries.y(rows[i]), dim);
+  for (int i = 0; i < count; i++) PrefetchRow(queries.y(b.sized[i].row), dim);
   double shared = INFINITY;  // scale of the tile before, which is of larger queries
   for (int first = last; first >= 0; first -= kernels_.rows) {
     const int tile = std::min(kernels_.rows, count - first);
     // One scale for the tile, large enough for the sums to fit.
     double size = 0;
-    for (int r = 0; r < tile; r++) size = std::max<double>(size, b.sizes[rows[first + r]]);
+    for (int r = 0; r < tile; r++) size = std::max<double>(size, b.sized[first + r].size);
     double scale = std::max({size / 127, norms_.seed_most / (codes_.step * (1 << 28)), 1e-18});
     if (!kernels_.wide) {
       const double norm = size * std::sqrt(static_cast<double>(dim));  // at least |y'|
@@ -185,7 +188,7 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
     const double combined = scale * codes_.step;  // S
     for (int r = 0; r < tile; r++) {
       const int place = first + r;
-      const float* y = queries.y(rows[place]);
+      const float* y = queries.y(b.sized[place].row);
       int8_t* q = b.levels.data() + place * row_bytes;
       std::fill(q + dim, q + row_bytes, int8_t{0});
       QuantisedQuery measured;
@@ -219,8 +222,9 @@ void ScreenScan::Quantise(const QueryChunk& queries, const int32_t* rows, int co
   }
 }
 
-void ScreenScan::Sweep(int64_t begin, int64_t end, int count) {
-  Batch& b = *batch_;
+void ScreenScan::Sweep(int64_t begin, int64_t end, Batch* batch) const {
+  Batch& b = *batch;
+  const int count = b.count;
   const ScreenView view{codes_.bytes.data(), codes_.words};
   const int64_t super_bytes = int64_t{kSuperBlock} * codes_.words * kernels_.group;
   int64_t together = kSpan;
@@ -249,13 +253,13 @@ void ScreenScan::Sweep(int64_t begin, int64_t end, int count) {
 
 // Step by step over all the queries, so that what one step prefetches has arrived when the next one needs it, and the
 // chains of several overlap.
-void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin, int end,
-                       const Settle& settle) {
-  Batch& b = *batch_;
+void ScreenScan::Score(const QueryChunk& queries, int begin, int end, const Settle& settle,
+                       Batch* batch) const {
+  Batch& b = *batch;
   const Kept<Survivors> survivors;
   Survivors& s = *survivors;
   const auto add_tasks = [&](const Query& query, int place, int from, int to) {
-    const float* y = queries.y(rows[place]);
+    const float* y = queries.y(b.sized[place].row);
     for (int i = from; i < to; i++) s.tasks.push_back({y, s.blocks[query.first + i], place});
     Prefetch(s.blocks.data() + query.first + from, to - from);
   };
@@ -269,16 +273,16 @@ void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin
   s.blocks.clear();
   for (int place = begin; place < end; place++) {
     Query& query = b.queries[place];
-    PrefetchRow(queries.y(rows[place]), codes_.dim);
-    FindSurvivors(&query, place, &s);
+    PrefetchRow(queries.y(b.sized[place].row), codes_.dim);
+    FindSurvivors(&query, place, &b, &s);
     if (query.usable) add_tasks(query, place, 0, query.scored);
   }
   score_tasks();
   for (int place = begin; place < end; place++) {
     Query& query = b.queries[place];
     if (!query.usable) continue;
-    PrefetchRow(queries.seen(rows[place]), codes_.dim);
-    DropBeaten(&query, place, &s);
+    PrefetchRow(queries.seen(b.sized[place].row), codes_.dim);
+    DropBeaten(&query, place, &b, &s);
     if (query.usable) add_tasks(query, place, query.scored, query.count);
   }
   score_tasks();
@@ -298,7 +302,7 @@ void ScreenScan::Score(const QueryChunk& queries, const int32_t* rows, int begin
   }
   for (int place = begin; place < end; place++) {
     if (!b.queries[place].usable) continue;
-    settle(rows[place], s.found.data() + int64_t{place - begin} * k_, s.code.data());
+    settle(b.sized[place].row, s.found.data() + int64_t{place - begin} * k_, s.code.data());
   }
 }
 
@@ -330,11 +334,11 @@ int32_t ScreenScan::Bound(const int32_t* values, int64_t count, int least, doubl
   return static_cast<int32_t>(high);
 }
 
-void ScreenScan::FindSurvivors(Query* query, int place, Survivors* s) const {
+void ScreenScan::FindSurvivors(Query* query, int place, Batch* batch, Survivors* s) const {
   query->first = static_cast<int32_t>(s->blocks.size());
   query->count = query->scored = 0;
   if (!query->usable) return;
-  Batch& b = *batch_;
+  Batch& b = *batch;
   const int32_t* least = b.least.data() + place * spans_ * 16;
   const int32_t* values = b.values.data() + place * stride_;
   const double margin = 2 * (query->margin + query->rounding) + 1e-3;
@@ -403,8 +407,8 @@ void ScreenScan::FindSurvivors(Query* query, int place, Survivors* s) const {
   if (highest < INFINITY) top.threshold = std::nextafter(highest, INFINITY);
 }
 
-void ScreenScan::DropBeaten(Query* query, int place, Survivors* s) const {
-  Batch& b = *batch_;
+void ScreenScan::DropBeaten(Query* query, int place, Batch* batch, Survivors* s) const {
+  Batch& b = *batch;
   float worst;  // the exact score that a survivor must reach
   if (k_ == 1) {
     worst = kernels_.best_of(b.bests[place]).score;

@@ -22,6 +22,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <vector>
 
 #include "codebook/kept.h"
@@ -81,7 +82,17 @@ struct ScreenCounts {
   std::atomic<int64_t> exact_scores{0};  // codes scored exactly for those
 };
 
-// A screened lookup.
+// A query and the largest magnitude in it once it is shifted.
+struct SizedQuery {
+  float size;
+  int32_t row;
+
+  bool operator<(const SizedQuery& other) const {
+    return size < other.size || (size == other.size && row < other.row);
+  }
+};
+
+// A screened lookup. Its batches may run on several threads at once.
 class ScreenScan {
  public:
   // `hopeless` is shared by the tasks of a call: set once most of a batch had to fall back. `together`: all threads work
@@ -94,10 +105,16 @@ class ScreenScan {
   // its cache; `scratch` has room for a code.
   using Settle = std::function<void(int64_t i, const Candidate* found, float* scratch)>;
 
-  // Finds the k best codes of every query that is scored, in order, and settles them. Queries left to the plain lookup
-  // are appended to `fallen` instead.
-  void Run(const QueryChunk& queries, const Settle& settle, std::vector<int32_t>* fallen,
-           const CancelFlag& cancelled);
+  // The queries [begin, end) that are scored, by size.
+  void Order(const QueryChunk& queries, int64_t begin, int64_t end, std::vector<SizedQuery>* order) const;
+
+  // Finds the k best codes of every query of a batch, in order, and settles them. Queries left to the plain lookup are
+  // added to left() instead.
+  void Run(const QueryChunk& queries, const SizedQuery* batch, int count,  // at most batch_size()
+           const Settle& settle, const CancelFlag& cancelled);
+
+  int batch_size() const { return batch_size_; }
+  std::vector<int32_t>* left() { return &left_; }  // once no batch runs
 
   // The code as it was packed: from the panels, which a lookup has just read, not from the rows, which are as large
   // again and elsewhere.
@@ -108,12 +125,11 @@ class ScreenScan {
   struct Batch;
   struct Survivors;
 
-  void Quantise(const QueryChunk& queries, const int32_t* rows, int count);
-  void Sweep(int64_t begin, int64_t end, int count);  // spans
-  void Score(const QueryChunk& queries, const int32_t* rows, int begin, int end,
-             const Settle& settle);  // places
-  void FindSurvivors(Query* query, int place, Survivors* s) const;
-  void DropBeaten(Query* query, int place, Survivors* s) const;
+  void Quantise(const QueryChunk& queries, Batch* batch) const;
+  void Sweep(int64_t begin, int64_t end, Batch* batch) const;  // spans
+  void Score(const QueryChunk& queries, int begin, int end, const Settle& settle, Batch* batch) const;
+  void FindSurvivors(Query* query, int place, Batch* batch, Survivors* s) const;
+  void DropBeaten(Query* query, int place, Batch* batch, Survivors* s) const;
   int32_t Bound(const int32_t* values, int64_t count, int least, double tolerance) const;
   void Prefetch(const int32_t* blocks, int count) const;
 
@@ -128,7 +144,8 @@ class ScreenScan {
   const int64_t spans_;   // of kSpan super-blocks
   const int64_t stride_;  // of a query's block values
   const int batch_size_;  // queries swept together
-  Kept<Batch> batch_;
+  std::mutex left_mutex_;
+  std::vector<int32_t> left_;
 };
 
 }  // namespace tokenflow

@@ -16,7 +16,11 @@ void QueryChunk::Resize(int64_t n) {
 
 void QueryChunk::Prepare(const float* x, int64_t n) {
   Resize(n);
-  for (int64_t i = 0; i < n; i++) {
+  Prepare(x, 0, n);
+}
+
+void QueryChunk::Prepare(const float* x, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i++) {
     float* y = rows_->y.data() + i * dim_;
     rows_->scored[i] = kernels_.prepare(x + i * dim_, spans_.data(), static_cast<int>(spans_.size()),
                                         rows_->seen.data() + i * dim_, y);
@@ -24,8 +28,8 @@ void QueryChunk::Prepare(const float* x, int64_t n) {
   }
 }
 
-void QueryChunk::Select(const QueryChunk& from, const std::vector<int32_t>& rows) {
-  Resize(static_cast<int64_t>(rows.size()));
+void QueryChunk::Select(const QueryChunk& from, const int32_t* rows, int64_t n) {
+  Resize(n);
   for (int64_t i = 0; i < size_; i++) {
     rows_->scored[i] = from.scored(rows[i]);
     std::copy_n(from.seen(rows[i]), dim_, rows_->seen.data() + i * dim_);

@@ -17,9 +17,12 @@ class QueryChunk {
       : kernels_(kernels), spans_(spans), dim_(dim) {}
 
   void Prepare(const float* x, int64_t n);  // [n][dim]
-  void Transpose();                         // makes tiles, which a plain scan needs
+  // The same in parts, which may be made on several threads.
+  void Resize(int64_t n);
+  void Prepare(const float* x, int64_t begin, int64_t end);
+  void Transpose();  // makes tiles, which a plain scan needs
   // Some rows of another chunk, as they are there.
-  void Select(const QueryChunk& from, const std::vector<int32_t>& rows);
+  void Select(const QueryChunk& from, const int32_t* rows, int64_t n);
 
   int64_t size() const { return size_; }
   bool scored(int64_t i) const { return rows_->scored[i] != 0; }                // false: no nearest code
@@ -34,8 +37,6 @@ class QueryChunk {
     std::vector<uint8_t> scored;
     AlignedVector<float> seen, y, tiles;
   };
-
-  void Resize(int64_t n);
 
   const LookupKernels& kernels_;
   const std::vector<PartSpan>& spans_;

@@ -85,4 +85,10 @@ DEVICE float Activate(Activation activation, float x) {
   }
 }
 
+// A group norm applied, wherever that happens.
+DEVICE float Normalised(float x, float scale, float shift, bool swish) {
+  const float v = fmaf(x, scale, shift);
+  return swish ? v * Sigmoid(v) : v;
+}
+
 }  // namespace tokenflow::cuda

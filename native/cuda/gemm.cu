@@ -7,7 +7,8 @@
 // The grid is one-dimensional with the columns fastest: blocks in flight share the rows of A, which then come from L2.
 //
 // A thread owns 8 neighbouring columns of a row (the column permutation), so bias, activation, residual and the result are
-// 16- or 32-byte accesses straight from registers.
+// 16- or 32-byte accesses straight from registers. Where a group norm follows, the moments of every strip of 32 rows are taken
+// from there too (moments.cuh): either tile is made of the same strips.
 #include "activation.cuh"
 #include "cp_async.cuh"
 #include "gemm.cuh"
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
 #pragma unroll
   for (int q = 0; q < S::kWarpColumns / 32; q++) {
     const int column = column0 + warp_column + 32 * q + 8 * t;
-    if (column >= a.stored_columns) continue;
+    const bool column_inside = column < a.stored_columns;
     float bias[8];
 #pragma unroll
     for (int e = 0; e < 8; e++) {
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int r = row0 + warp_row + 16 * i + g + 8 * h;
-        if (r >= rows) continue;
+        if (r >= rows || !column_inside) continue;
         const float row_bias = a.epilogue.bias_by_row ? a.epilogue.bias[r] : 0.0f;
         float v[8];
 #pragma unroll
@@ -146,7 +147,18 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
             StoreOne(y + at + e, residual != nullptr ? v[e] + LoadOne(residual + at + e) : v[e]);
           }
         }
+#pragma unroll
+        for (int e = 0; e < 8; e++) tile.at(i, h, q, e) = AsStored(y, v[e]);
       }
+    }
+    if (a.epilogue.moments.at == nullptr) continue;
+#pragma unroll
+    for (int strip = 0; strip < S::kWarpRows / 32; strip++) {
+      const int first = row0 + warp_row + 32 * strip;
+      StoreStripMoments(
+          tile, strip, q, lane, max(0, min(32, rows - first)),
+          [&](int i, int h) { return row0 + warp_row + 16 * i + g + 8 * h < rows; }, a.epilogue.moments,
+          image, first / 32, column, column_inside);
     }
   }
 }
@@ -163,6 +175,10 @@ void Start(GemmArgs<Rows, Out> args, int count, cudaStream_t stream) {
 }
 
 }  // namespace
+
+int GemmPieces(int rows) {
+  return DivideUp(rows, 32);
+}
 
 GemmTile ChooseGemmTile(int rows, int columns, int images, int multiprocessors) {
   // A 64 x 64 tile moves twice the bytes per product, so it has to fill a card that the large one leaves half empty.

@@ -11,8 +11,15 @@
 // contiguous; the threads that share channels meet once, in shared memory, in the order of their pixels. Pieces depend on the
 // shape of one image alone and nothing is atomic: the same bits in any batch, every time.
 //
-// This is the separate pass. Taking the statistics from the producer's registers and applying them while the next convolution
-// loads its input would spare both passes over memory; that is not built.
+// That is the separate pass, which reads the map twice. Two parts of it can be had from the neighbours instead (norm_fusion.h
+// says when):
+//
+//   MomentsKernel     the statistics from the moments (moments.cuh) that the producer of the map took from its registers: a
+//                     block per image and group, pieces in fixed order, in double, merged as FinishKernel merges channels
+//   halo_conv.cu      applies scale and shift to the patches a convolution loads, as ApplyKernel does
+//
+// Sums of pieces in another order: the statistics of the two ways differ by the rounding of fp32 sums of at most 512 values
+// (of 128 in the moments), so both are held to double by the same bound, and neither depends on the batch.
 #include "activation.cuh"
 #include "arena.h"
 #include "group_norm.cuh"
@@ -72,6 +79,12 @@ __global__ void __launch_bounds__(kThreads) StatisticsKernel(const In* x, Statis
   }
 }
 
+DEVICE void StoreScale(const Scales& to, int64_t at, float weight, float bias, double mean, double inverse) {
+  const double scale = weight * inverse;
+  to.scale[at] = static_cast<float>(scale);
+  to.shift[at] = static_cast<float>(bias - mean * scale);
+}
+
 struct FinishArgs {
   int64_t images;
   int pixels, channels, stride, groups, pieces;  // stride: the channels with their padding
@@ -79,8 +92,7 @@ struct FinishArgs {
   const float* weight;
   const float* bias;
   float epsilon;
-  float* scale;  // [images][stride]; zeros for the padding
-  float* shift;
+  Scales to;
 };
 
 template <class In>
@@ -118,13 +130,61 @@ __global__ void __launch_bounds__(kThreads) FinishKernel(const In* x, FinishArgs
   const double variance = fmax(0.0, within / (count * width) + between / width);
   const double inverse = 1.0 / sqrt(variance + static_cast<double>(a.epsilon));
   for (int c = first + lane; c < first + width; c += 32) {
-    const double scale = a.weight[c] * inverse;
-    a.scale[image * a.stride + c] = static_cast<float>(scale);
-    a.shift[image * a.stride + c] = static_cast<float>(a.bias[c] - (mean + centre) * scale);
+    StoreScale(a.to, image * a.stride + c, a.weight[c], a.bias[c], mean + centre, inverse);
   }
   if (first + width < a.channels) return;
   const int padding = a.channels + lane;  // fewer than 8
-  if (padding < a.stride) a.scale[image * a.stride + padding] = a.shift[image * a.stride + padding] = 0.0f;
+  if (padding < a.stride) {
+    a.to.scale[image * a.stride + padding] = a.to.shift[image * a.stride + padding] = 0.0f;
+  }
+}
+
+struct MomentsArgs {
+  int pixels, channels, groups;
+  Moments moments;
+  const float* weight;
+  const float* bias;
+  float epsilon;
+  Scales to;
+};
+
+// With n, m, M2 of the pieces and a centre c near all m: N = sum n, mean = c + sum n (m - c) / N, and the spread about it is
+// sum M2 + sum n (m - c)^2 - (sum n (m - c))^2 / N (Chan, Golub and LeVeque's merge, about a centre).
+__global__ void __launch_bounds__(kThreads) MomentsKernel(MomentsArgs a) {
+  SHARED_MEMORY(shared);  // [warp][3] doubles
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const int64_t image = blockIdx.x / a.groups;
+  const int group = static_cast<int>(blockIdx.x % a.groups);
+  const int width = a.channels / a.groups, quads = width / kQuad, stride = a.moments.quads;
+  const float* from = a.moments.at + image * a.moments.pieces * 3 * stride + group * quads;
+  const double centre = from[stride];  // the first piece is never empty
+  double sums[3] = {0, 0, 0};          // n (m - c), n (m - c)^2, M2
+  for (int i = thread; i < a.moments.pieces * quads; i += kThreads) {
+    const float* at = from + static_cast<int64_t>(i / quads) * 3 * stride + i % quads;
+    const double count = at[0], off = at[stride] - centre;
+    sums[0] += count * off;
+    sums[1] += count * off * off;
+    sums[2] += at[2 * stride];
+  }
+#pragma unroll
+  for (int s = 0; s < 3; s++) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) sums[s] += __shfl_xor_sync(kFullWarp, sums[s], step);
+    if (lane == 0) StoreShared<double>(shared + (warp * 3 + s) * 8, sums[s]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int s = 0; s < 3; s++) {
+    sums[s] = 0;
+    for (int w = 0; w < kThreads / 32; w++) sums[s] += LoadShared<double>(shared + (w * 3 + s) * 8);
+  }
+  const double count = static_cast<double>(a.pixels) * width;
+  const double variance = fmax(0.0, (sums[2] + sums[1] - sums[0] * sums[0] / count) / count);
+  const double mean = centre + sums[0] / count;
+  const double inverse = 1.0 / sqrt(variance + static_cast<double>(a.epsilon));
+  for (int c = group * width + thread; c < (group + 1) * width; c += kThreads) {
+    StoreScale(a.to, image * a.channels + c, a.weight[c], a.bias[c], mean, inverse);
+  }
 }
 
 struct ApplyArgs {
@@ -147,10 +207,7 @@ __global__ void __launch_bounds__(kThreads) ApplyKernel(const In* x, ApplyArgs a
   LoadRow8(a.scale + channel, scale);
   LoadRow8(a.shift + channel, shift);
 #pragma unroll
-  for (int e = 0; e < 8; e++) {
-    v[e] = fmaf(v[e], scale[e], shift[e]);
-    if (a.swish) v[e] = v[e] * Sigmoid(v[e]);
-  }
+  for (int e = 0; e < 8; e++) v[e] = Normalised(v[e], scale[e], shift[e], a.swish);
   StoreRow8(y + i * 8, v);
 }
 
@@ -164,16 +221,24 @@ int Stride(const GroupNormShape& shape) {
 
 struct Workspace {
   float* sums;
-  float* scale;
-  float* shift;
+  Scales scales;
 
   Workspace(Arena& arena, const GroupNormShape& s)
       : sums(arena.Take<float>(s.images * Pieces(s) * 2 * Stride(s))),
-        scale(arena.Take<float>(s.images * Stride(s))),
-        shift(arena.Take<float>(s.images * Stride(s))) {}
+        scales{arena.Take<float>(ScaleElements(s)), arena.Take<float>(ScaleElements(s))} {}
 };
 
+void RequireGroups(const GroupNormShape& s) {
+  if (s.channels % s.groups == 0 && s.channels <= kMaxNormChannels) return;
+  throw InvalidArgument("Expected channels that are a multiple of the groups, at most 2048, but received " +
+                        std::to_string(s.channels) + " in " + std::to_string(s.groups) + " groups");
+}
+
 }  // namespace
+
+int64_t ScaleElements(const GroupNormShape& shape) {
+  return shape.images * Stride(shape);
+}
 
 size_t GroupNormWorkspaceBytes(const GroupNormShape& shape) {
   Arena arena(nullptr);
@@ -181,14 +246,11 @@ size_t GroupNormWorkspaceBytes(const GroupNormShape& shape) {
   return arena.used();
 }
 
-template <class In, class Out>
-void GroupNorm(const GroupNormShape& s, const In* x, const float* weight, const float* bias, float epsilon,
-               bool swish, Out* y, void* workspace, cudaStream_t stream) {
+template <class In>
+void GroupNormScales(const GroupNormShape& s, const In* x, const float* weight, const float* bias,
+                     float epsilon, const Scales& scales, void* workspace, cudaStream_t stream) {
   if (s.images == 0 || s.pixels == 0) return;
-  if (s.channels % s.groups != 0 || s.channels > kMaxNormChannels) {
-    throw InvalidArgument("Expected channels that are a multiple of the groups, at most 2048, but received " +
-                          std::to_string(s.channels) + " in " + std::to_string(s.groups) + " groups");
-  }
+  RequireGroups(s);
   Arena arena(workspace);
   const Workspace space(arena, s);
   const int pieces = Pieces(s), stride = Stride(s);
@@ -197,13 +259,54 @@ void GroupNorm(const GroupNormShape& s, const In* x, const float* weight, const 
   Launch(FinishKernel<In>, dim3(static_cast<unsigned>(DivideUp<int64_t>(s.images * s.groups, kThreads / 32))),
          dim3(kThreads), 0, stream, x,
          FinishArgs{s.images, s.pixels, s.channels, stride, s.groups, pieces, space.sums, weight, bias,
-                    epsilon, space.scale, space.shift});
+                    epsilon, scales});
+}
+
+void GroupNormScales(const GroupNormShape& s, const Moments& moments, const float* weight, const float* bias,
+                     float epsilon, const Scales& scales, cudaStream_t stream) {
+  if (s.images == 0 || s.pixels == 0) return;
+  RequireGroups(s);
+  if (s.channels / s.groups % kQuad != 0 || s.channels % 8 != 0 || moments.quads * kQuad != s.channels) {
+    throw InvalidArgument("Expected groups of whole quads of channels, but received " +
+                          std::to_string(s.channels) + " channels in " + std::to_string(s.groups) +
+                          " groups and " + std::to_string(moments.quads) + " quads");
+  }
+  Launch(MomentsKernel, dim3(static_cast<unsigned>(s.images * s.groups)), dim3(kThreads),
+         kThreads / 32 * 3 * sizeof(double), stream,
+         MomentsArgs{s.pixels, s.channels, s.groups, moments, weight, bias, epsilon, scales});
+}
+
+template <class In, class Out>
+void ApplyGroupNorm(const GroupNormShape& s, const In* x, const Scales& scales, bool swish, Out* y,
+                    cudaStream_t stream) {
+  const int stride = Stride(s);
   const int64_t octets = s.images * s.pixels * (stride / 8);
+  if (octets == 0) return;
   Launch(ApplyKernel<In, Out>, dim3(static_cast<unsigned>(DivideUp<int64_t>(octets, kThreads))),
-         dim3(kThreads), 0, stream, x, ApplyArgs{octets, s.pixels, stride, space.scale, space.shift, swish},
+         dim3(kThreads), 0, stream, x, ApplyArgs{octets, s.pixels, stride, scales.scale, scales.shift, swish},
          y);
 }
 
+template <class In, class Out>
+void GroupNorm(const GroupNormShape& s, const In* x, const float* weight, const float* bias, float epsilon,
+               bool swish, Out* y, void* workspace, cudaStream_t stream) {
+  Arena arena(workspace);
+  const Workspace space(arena, s);
+  GroupNormScales(s, x, weight, bias, epsilon, space.scales, workspace, stream);
+  ApplyGroupNorm(s, x, space.scales, swish, y, stream);
+}
+
+template void GroupNormScales(const GroupNormShape&, const float*, const float*, const float*, float,
+                              const Scales&, void*, cudaStream_t);
+template void GroupNormScales(const GroupNormShape&, const uint16_t*, const float*, const float*, float,
+                              const Scales&, void*, cudaStream_t);
+template void ApplyGroupNorm(const GroupNormShape&, const float*, const Scales&, bool, float*, cudaStream_t);
+template void ApplyGroupNorm(const GroupNormShape&, const float*, const Scales&, bool, uint16_t*,
+                             cudaStream_t);
+template void ApplyGroupNorm(const GroupNormShape&, const uint16_t*, const Scales&, bool, float*,
+                             cudaStream_t);
+template void ApplyGroupNorm(const GroupNormShape&, const uint16_t*, const Scales&, bool, uint16_t*,
+                             cudaStream_t);
 template void GroupNorm(const GroupNormShape&, const float*, const float*, const float*, float, bool, float*,
                         void*, cudaStream_t);
 template void GroupNorm(const GroupNormShape&, const float*, const float*, const float*, float, bool,

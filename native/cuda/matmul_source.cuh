@@ -6,6 +6,7 @@
 // outside the image or beyond k are zeros (CopyAsync16 with 0 bytes), so there is no other padding anywhere.
 #pragma once
 #include "device.cuh"
+#include "moments.cuh"
 #include "runtime/activation.h"
 
 namespace tokenflow::cuda {
@@ -155,6 +156,7 @@ struct Epilogue {
   bool bias_by_row;
   Activation activation;
   const void* residual;  // laid out as y, or null; may be y itself
+  Moments moments = {};  // of what is stored
 };
 
 }  // namespace tokenflow::cuda

@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "element.h"
 #include "launch.cuh"
+#include "moments.cuh"
+#include "norm_fusion.h"
 #include "weights.h"
 
 namespace tokenflow::cuda {
@@ -60,16 +61,13 @@ constexpr Element kElementOf = sizeof(T) == 2 ? Element::kBf16 : Element::kFloat
 // What an op may ask for while it is compiled.
 class Compiler {
  public:
-  Compiler(const Graph& graph, CudaWeightStore& store, Precision precision)
-      : graph(graph),
-        precision(precision),
-        card(store.card().shape()),
-        elements(ElementsOf(graph, precision)),
-        store_(store) {}
+  Compiler(const FusedGraph& fused, CudaWeightStore& store, Precision precision)
+      : fused(fused), precision(precision), card(store.card().shape()), store_(store) {}
 
-  const GraphValue& value(ValueId id) const { return graph.values[id]; }
+  const GraphValue& value(ValueId id) const { return fused.graph.values[id]; }
+  Element element(ValueId id) const { return fused.elements[id]; }
   bool bf16() const { return precision == Precision::kBf16; }
-  bool IsBf16(ValueId id) const { return elements[id] == Element::kBf16; }
+  bool IsBf16(ValueId id) const { return element(id) == Element::kBf16; }
 
   template <class T>
   std::shared_ptr<Weight<T>> Request(const std::string& packing, const std::vector<WeightPart>& parts,
@@ -90,10 +88,9 @@ class Compiler {
   const std::vector<std::shared_ptr<WeightEntry>>& weights() const { return weights_; }
   const std::vector<std::string>& faults() const { return faults_; }
 
-  const Graph& graph;
+  const FusedGraph& fused;
   const Precision precision;
   const CardShape card;
-  const std::vector<Element> elements;  // by value
 
  private:
   CudaWeightStore& store_;
@@ -108,7 +105,7 @@ class Reading {
  public:
   Reading(const Compiler& compiler, ValueId id, int64_t row_multiple, Scratch& scratch)
       : id_(id),
-        from_(compiler.elements[id]),
+        from_(compiler.element(id)),
         rows_(compiler.value(id).Rows()),
         columns_(compiler.value(id).Last()),
         stride_(RoundUp(columns_, row_multiple)) {
@@ -132,7 +129,7 @@ class Writing {
  public:
   Writing(const Compiler& compiler, ValueId id, int64_t row_multiple, Scratch& scratch)
       : id_(id),
-        to_(compiler.elements[id]),
+        to_(compiler.element(id)),
         rows_(compiler.value(id).Rows()),
         columns_(compiler.value(id).Last()),
         stride_(RoundUp(columns_, row_multiple)) {
@@ -147,6 +144,21 @@ class Writing {
   Element to_;
   int64_t rows_, columns_, stride_;
   int64_t offset_ = -1;
+};
+
+// Where the moments of a value lie, if anybody takes them.
+struct MomentsPlace {
+  ValueId id = kNoValue;
+  int pieces = 0, quads = 0;
+
+  MomentsPlace(const Compiler& compiler, ValueId moments) : id(moments) {
+    if (id == kNoValue) return;
+    pieces = static_cast<int>(compiler.value(id).shape[1]);
+    quads = static_cast<int>(compiler.value(id).shape[3]);
+  }
+  Moments In(const Frame& frame) const {
+    return id == kNoValue ? Moments{} : Moments{frame.at<float>(id), pieces, quads};
+  }
 };
 
 [[noreturn]] void Unsupported(const std::string& what);

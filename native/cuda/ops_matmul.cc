@@ -2,11 +2,12 @@
 //
 // Weights are [columns][depth], depth contiguous and padded with zeros like the rows it meets; of a convolution the depth is
 // (ky, kx, c) with every pixel's channels padded. An f32 program multiplies in fp32 chains (sgemm.cu), a bf16 one on tensor
-// cores (gemm.cu).
+// cores (gemm.cu; halo_conv.cu where a group norm is applied to what is loaded).
 #include <algorithm>
 #include <type_traits>
 
 #include "gemm.cuh"
+#include "halo_conv.cuh"
 #include "host_bf16.h"
 #include "op.h"
 #include "sgemm.cuh"
@@ -71,16 +72,22 @@ void Multiply(const Rows& a, const PackedColumns<uint16_t>& w, int count, const 
        ResultRows<Out>{y, w.columns, {1, image_elements, 0}}, w.columns, stream);
 }
 
+MomentsPlace TakenFrom(const Compiler& compiler, ValueId y) {
+  const auto it = compiler.fused.moments.find(y);
+  return {compiler, it == compiler.fused.moments.end() ? kNoValue : it->second};
+}
+
 // One product: `rows_of` makes the left matrix out of the address of x. T is the type of the operands, Out of the result.
 template <class T, class Out, class RowsOfX>
 std::function<void(const Frame&)> Product(const Reading<T>& x, RowsOfX rows_of,
                                           std::shared_ptr<Weight<DeviceArray>> weight,
                                           std::shared_ptr<Weight<DeviceArray>> bias, Activation activation,
                                           ValueId residual, ValueId y, int columns, int64_t depth, int count,
-                                          int64_t image_elements, const CardShape& card) {
-  return [=](const Frame& frame) {
+                                          int64_t image_elements, const Compiler& compiler) {
+  return [=, moments = TakenFrom(compiler, y), card = compiler.card](const Frame& frame) {
     const Epilogue epilogue{bias == nullptr ? nullptr : (*bias)->data(), false, activation,
-                            residual == kNoValue ? nullptr : frame.at<const void>(residual)};
+                            residual == kNoValue ? nullptr : frame.at<const void>(residual),
+                            moments.In(frame)};
     Multiply(rows_of(x.In(frame)), PackedColumns<T>{(*weight)->template data<T>(), columns, depth, {}}, count,
              epilogue, card, frame.at<Out>(y), image_elements, frame.stream);
   };
@@ -96,12 +103,18 @@ CompiledOp CompileLinear(const ops::Linear& op, Compiler& compiler) {
   const auto weight = RequestColumns<T>(compiler, EqualParts(op.weight, columns * depth), columns, depth, 1);
   const auto bias = op.bias.empty() ? nullptr : compiler.RequestArray(EqualParts(op.bias, columns));
   const int64_t stride = x.stride();
+  // One matrix for all images, unless the moments of each are wanted.
+  const int count =
+      compiler.fused.moments.count(op.y) != 0 ? static_cast<int>(compiler.value(op.y).shape[0]) : 1;
+  const int64_t matrix_rows = rows / std::max(count, 1);
   const auto rows_of = [=](const T* p) {
-    return MatrixRows<T>{p, static_cast<int>(rows), static_cast<int>(stride), stride, {}};
+    return MatrixRows<T>{
+        p, static_cast<int>(matrix_rows), static_cast<int>(stride), stride, {1, matrix_rows * stride, 0}};
   };
   const auto product = [&](auto out) {
     return Product<T, decltype(out)>(x, rows_of, weight, bias, op.activation, op.residual, op.y,
-                                     static_cast<int>(columns), stride, 1, 0, compiler.card);
+                                     static_cast<int>(columns), stride, count, matrix_rows * columns,
+                                     compiler);
   };
   CompiledOp compiled;
   if constexpr (std::is_same_v<T, uint16_t>) {
@@ -110,6 +123,38 @@ CompiledOp CompileLinear(const ops::Linear& op, Compiler& compiler) {
     compiled.run = product(float{});
   }
   compiled.scratch_bytes = [bytes = scratch.bytes()] { return bytes; };
+  return compiled;
+}
+
+// A convolution that normalises what it loads (norm_fusion.h).
+template <class Out>
+CompiledOp CompileHaloConv(const ops::Conv2d& op, const FusedGraph::Applied& norm, Compiler& compiler) {
+  const std::vector<int64_t>& shape = compiler.value(norm.x).shape;
+  const int images = static_cast<int>(shape[0]), height = static_cast<int>(shape[1]),
+            width = static_cast<int>(shape[2]), channels = static_cast<int>(shape[3]);
+  const int64_t columns = compiler.value(op.y).Last();
+  const auto weight =
+      RequestColumns<uint16_t>(compiler, {{op.weight, columns * channels * 9}}, columns, channels, 9);
+  const auto bias = op.bias.empty() ? nullptr : compiler.RequestArray({{op.bias, columns}});
+  const HaloTile tile =
+      ChooseHaloTile(height, width, static_cast<int>(columns), images, compiler.card.multiprocessors);
+  CompiledOp compiled;
+  compiled.run = [=, moments = TakenFrom(compiler, op.y)](const Frame& frame) {
+    float* const scales = frame.at<float>(norm.scales);
+    const NormedMap map{frame.at<const uint16_t>(norm.x),
+                        height,
+                        width,
+                        channels,
+                        {scales, scales + static_cast<int64_t>(images) * channels},
+                        norm.swish};
+    const Epilogue epilogue{bias == nullptr ? nullptr : (*bias)->data(), false, op.activation,
+                            op.residual == kNoValue ? nullptr : frame.at<const void>(op.residual),
+                            moments.In(frame)};
+    HaloConv(map, {(*weight)->template data<uint16_t>(), static_cast<int>(columns), 9 * channels, {}}, images,
+             epilogue, tile,
+             ResultRows<Out>{frame.at<Out>(op.y), columns, {1, int64_t{height} * width * columns, 0}},
+             frame.stream);
+  };
   return compiled;
 }
 
@@ -146,7 +191,7 @@ CompiledOp CompileConv2d(const ops::Conv2d& op, Compiler& compiler) {
   const auto product = [&](auto out) {
     return Product<T, decltype(out)>(x, rows_of, weight, bias, op.activation, op.residual, op.y,
                                      static_cast<int>(columns), taps * stride, static_cast<int>(shape[0]),
-                                     result[1] * result[2] * columns, compiler.card);
+                                     result[1] * result[2] * columns, compiler);
   };
   CompiledOp compiled;
   if constexpr (std::is_same_v<T, uint16_t>) {
@@ -165,6 +210,11 @@ CompiledOp Compile(const ops::Linear& op, Compiler& compiler) {
 }
 
 CompiledOp Compile(const ops::Conv2d& op, Compiler& compiler) {
+  const auto norm = compiler.fused.applied.find(op.x);
+  if (norm != compiler.fused.applied.end()) {
+    return compiler.IsBf16(op.y) ? CompileHaloConv<uint16_t>(op, norm->second, compiler)
+                                 : CompileHaloConv<float>(op, norm->second, compiler);
+  }
   return compiler.bf16() ? CompileConv2d<uint16_t>(op, compiler) : CompileConv2d<float>(op, compiler);
 }
 

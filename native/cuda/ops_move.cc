@@ -108,7 +108,7 @@ CompiledOp Compile(const ops::ConcatChannels& op, Compiler& compiler) {
 
 // Only where the memory plan could not let both share their memory.
 CompiledOp Compile(const ops::Reshape& op, Compiler& compiler) {
-  const int64_t bytes = compiler.value(op.x).Elements() * BytesOf(compiler.elements[op.x]);
+  const int64_t bytes = compiler.value(op.x).Elements() * BytesOf(compiler.element(op.x));
   CompiledOp compiled;
   compiled.run = [=](const Frame& frame) {
     Check(cudaMemcpyAsync(frame.values[op.y], frame.values[op.x], static_cast<size_t>(bytes),

@@ -22,18 +22,43 @@ CompiledOp CompileGroupNorm(const ops::GroupNorm& op, Compiler& compiler) {
   const GroupNormShape shape{images, static_cast<int>(pixels), static_cast<int>(channels),
                              static_cast<int>(op.groups)};
   Scratch scratch;
-  const Reading<In> x(compiler, op.x, kOctet, scratch);
-  const Writing<Out> y(compiler, op.y, kOctet, scratch);
-  const int64_t workspace = scratch.Take(static_cast<int64_t>(GroupNormWorkspaceBytes(shape)));
+  const MomentsPlace moments(compiler, compiler.fused.MomentsOf(op));
   const auto weight = compiler.RequestArray({{op.weight, channels}}, kOctet);
   const auto bias = compiler.RequestArray({{op.bias, channels}}, kOctet);
-  CompiledOp compiled;
-  compiled.scratch_bytes = [bytes = scratch.bytes()] { return bytes; };
-  compiled.run = [=](const Frame& frame) {
-    GroupNorm(shape, x.In(frame), (*weight)->data(), (*bias)->data(), op.epsilon, op.swish, y.In(frame),
-              frame.scratch_at<void>(workspace), frame.stream);
-    y.Finish(frame);
+  // Statistics to scale and shift, either way. `x` is asked for where it is looked at.
+  const auto finish = [=](const Frame& frame, const In* x, const Scales& scales, void* workspace) {
+    const float *w = (*weight)->data(), *b = (*bias)->data();
+    if (moments.id != kNoValue) {
+      GroupNormScales(shape, moments.In(frame), w, b, op.epsilon, scales, frame.stream);
+    } else {
+      GroupNormScales(shape, x, w, b, op.epsilon, scales, workspace, frame.stream);
+    }
   };
+  const int64_t workspace =
+      moments.id == kNoValue ? scratch.Take(static_cast<int64_t>(GroupNormWorkspaceBytes(shape))) : 0;
+  CompiledOp compiled;
+  const auto applied = compiler.fused.applied.find(op.y);
+  if (applied != compiler.fused.applied.end()) {
+    const ValueId id = applied->second.scales;
+    compiled.run = [=](const Frame& frame) {
+      float* const scales = frame.at<float>(id);
+      finish(frame, frame.at<const In>(op.x), {scales, scales + ScaleElements(shape)},
+             frame.scratch_at<void>(workspace));
+    };
+  } else {
+    const Reading<In> x(compiler, op.x, kOctet, scratch);
+    const Writing<Out> y(compiler, op.y, kOctet, scratch);
+    const int64_t scales_at = scratch.Take(2 * ScaleElements(shape) * static_cast<int64_t>(sizeof(float)));
+    compiled.run = [=](const Frame& frame) {
+      const In* const from = x.In(frame);
+      float* const scale = frame.scratch_at<float>(scales_at);
+      const Scales scales{scale, scale + ScaleElements(shape)};
+      finish(frame, from, scales, frame.scratch_at<void>(workspace));
+      ApplyGroupNorm(shape, from, scales, op.swish, y.In(frame), frame.stream);
+      y.Finish(frame);
+    };
+  }
+  compiled.scratch_bytes = [bytes = scratch.bytes()] { return bytes; };
   return compiled;
 }
 

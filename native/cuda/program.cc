@@ -71,17 +71,18 @@ class CudaProgram : public Program {
         shapes_(WeightShapes(graph)),
         store_(std::move(store)),
         graphs_wanted_(GraphsWanted()) {
-    Compiler compiler(graph_, *store_, precision);
+    const FusedGraph fused = FuseNorms(graph_, precision, WantedNormFusion());
+    Compiler compiler(fused, *store_, precision);
     std::vector<Step> steps;
     std::vector<int64_t> bytes;
-    for (size_t id = 0; id < graph_.values.size(); id++) {
-      bytes.push_back(graph_.values[id].Elements() * BytesOf(compiler.elements[id]));
+    for (size_t id = 0; id < fused.graph.values.size(); id++) {
+      bytes.push_back(fused.graph.values[id].Elements() * BytesOf(fused.elements[id]));
     }
     for (size_t i = 0; i < graph_.ops.size(); i++) {
-      Operands operands = OperandsOf(graph_.ops[i]);
+      Operands operands = fused.OperandsOf(i);
       // An element may be written over the one it is made of only where both have its size.
       const ValueId x = operands.in_place;
-      if (x != kNoValue && compiler.elements[x] != compiler.elements[operands.writes[0]]) {
+      if (x != kNoValue && fused.elements[x] != fused.elements[operands.writes[0]]) {
         operands.in_place = kNoValue;
       }
       steps.push_back({i, std::move(operands)});
@@ -89,7 +90,7 @@ class CudaProgram : public Program {
     }
     weights_ = compiler.weights();
     faults_ = compiler.faults();
-    plan_ = PlanMemory(graph_, steps, bytes);
+    plan_ = PlanMemory(fused.graph, steps, bytes);
     milliseconds_ = std::vector<std::atomic<double>>(graph_.ops.size());
   }
 

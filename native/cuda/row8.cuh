@@ -38,4 +38,12 @@ DEVICE void StoreOne(float* p, float f) {
   *p = f;
 }
 
+// What a value will be when it is read again from where it was stored.
+DEVICE float AsStored(const uint16_t*, float f) {
+  return LowFloat(PackBf16(f, 0.0f));
+}
+DEVICE float AsStored(const float*, float f) {
+  return f;
+}
+
 }  // namespace tokenflow::cuda

@@ -6,6 +6,8 @@
 // ring of three stages holds 16 k: rows of 64 bytes, swizzled (swizzle.cuh), filled by cp.async, one barrier a stage. Every
 // float4 a thread loads feeds four steps of each chain; half of its columns are multiplied at a time, which keeps the 64
 // accumulators, 16 column fragments and 4 row fragments within 128 registers.
+//
+// Where a group norm follows, every warp leaves the moments of its outputs (moments.cuh), from registers.
 #include "activation.cuh"
 #include "cp_async.cuh"
 #include "sgemm.cuh"
@@ -20,7 +22,8 @@ constexpr int kStages = 3;
 constexpr int kChunks = 4;
 constexpr int kStageK = kChunks * 4;
 constexpr int kRowBytes = kStageK * 4;
-constexpr int kRowStep = kThreads / kChunks;  // rows between two chunks of a thread
+constexpr int kPiecesOf64Rows = kThreads / 32;  // of the moments
+constexpr int kRowStep = kThreads / kChunks;    // rows between two chunks of a thread
 
 template <class Rows>
 struct SgemmArgs {
@@ -140,6 +143,35 @@ __global__ void __launch_bounds__(kThreads, 2) SgemmKernel(SgemmArgs<Rows> a) {
       const int64_t at = r * a.y.row_stride + column;
       if (residual != nullptr) v += residual[at];
       y[at] = v;
+      acc[i][j] = v;
+    }
+  }
+  if (a.epilogue.moments.at == nullptr) return;
+  // A warp has rows 2 warp, 2 warp + 1 of every 16; four such pairs, 64 rows apart in all, are a piece.
+  const int warp = thread >> 5, lane = thread & 31;
+#pragma unroll
+  for (int i0 = 0; i0 < kOwned; i0 += 4) {
+    const int first = row0 + 16 * i0 + 2 * warp, piece = (row0 / 64 + i0 / 4) * kPiecesOf64Rows + warp;
+    int inside = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) inside += max(0, min(2, rows - first - 16 * i));
+    const float count = static_cast<float>(inside * kQuad);
+#pragma unroll
+    for (int j = 0; j < kOwned; j++) {
+      const int column = column0 + tx + 16 * j;
+      float mean, squares;
+      MomentsOfLanes<1 | 2 | 16>(
+          count,
+          [&](auto f) {
+#pragma unroll
+            for (int i = i0; i < i0 + 4; i++) {
+              if (row0 + ty + 16 * i < rows) f(acc[i][j]);
+            }
+          },
+          &mean, &squares);
+      if ((lane & (1 | 2 | 16)) == 0 && column < a.w.columns && piece < a.epilogue.moments.pieces) {
+        a.epilogue.moments.Store(image, piece, column / kQuad, count, mean, squares);
+      }
     }
   }
 }
@@ -156,6 +188,10 @@ void Start(SgemmArgs<Rows> args, int count, cudaStream_t stream) {
 }
 
 }  // namespace
+
+int SgemmPieces(int rows) {
+  return DivideUp(rows, 64) * kPiecesOf64Rows;
+}
 
 template <class Rows>
 void Sgemm(const Rows& a, const PackedColumns<float>& w, int count, const Epilogue& epilogue,

@@ -48,11 +48,18 @@ class TensorTile {
     }
   }
 
-  // One stage, or its first half (k_steps 1: 16 k). row0 and column0 are the warp's corner in the block's tile. Of the rows
-  // a thread addresses, 16 rows further in A and 4 or 32 in B, all have the same swizzle: one address each, plus constants.
+  // One stage, or its first half (k_steps 1: 16 k). row0 and column0 are the warp's corner in the block's tile.
   DEVICE void Multiply(const unsigned char* a, const unsigned char* b, int row0, int column0, int lane,
                        int k_steps = 2) {
-    const int a_offset = OffsetA(row0 + (lane & 15), lane >> 4);
+    MultiplyAt<16 * kRowBytes>(a, OffsetA(row0 + (lane & 15), lane >> 4), b, column0, lane, k_steps);
+  }
+
+  // The same with the rows of A anywhere: a_offset is where the lane's chunk lies (row lane % 16 of the first row tile, chunk
+  // lane / 16), kRowTile the bytes from there to the next row tile. Of the rows a thread addresses, the next tiles' in A and 4
+  // or 32 further in B, all have the same swizzle: one address each, plus constants.
+  template <int kRowTile>
+  DEVICE void MultiplyAt(const unsigned char* a, int a_offset, const unsigned char* b, int column0, int lane,
+                         int k_steps = 2) {
     const int b_offset =
         OffsetB(column0 + ((lane & 7) >> 1) * 8 + (lane & 1) + (lane >> 4) * 2, (lane >> 3) & 1);
 #pragma unroll
@@ -64,7 +71,7 @@ class TensorTile {
       if constexpr (kRowTiles * 4 < kColumnGroups * 8) {
         uint32_t fa[kRowTiles][4];
 #pragma unroll
-        for (int i = 0; i < kRowTiles; i++) LoadMatrix4(fa[i], a_lane + i * 16 * kRowBytes);
+        for (int i = 0; i < kRowTiles; i++) LoadMatrix4(fa[i], a_lane + i * kRowTile);
 #pragma unroll
         for (int pair = 0; pair < kColumnGroups * 2; pair++) {
           uint32_t fb[4];
@@ -84,7 +91,7 @@ class TensorTile {
 #pragma unroll
         for (int i = 0; i < kRowTiles; i++) {
           uint32_t fa[4];
-          LoadMatrix4(fa, a_lane + i * 16 * kRowBytes);
+          LoadMatrix4(fa, a_lane + i * kRowTile);
 #pragma unroll
           for (int j = 0; j < kColumnGroups * 4; j++) MmaBf16(acc_[i][j], fa, fb[j >> 1] + (j & 1) * 2);
         }

@@ -376,6 +376,27 @@ TEST("codes so close that the coarse order is not the exact one") {
   Check(problem, Run(problem, cuda::LookupPath::kScreen), "screen");
 }
 
+TEST("what bf16 takes from a query, or from a code, is part of the margin") {
+  // Code 10 has the largest product, by what is rounded away; in bf16 code 200 is ahead of it, by more than fp32 rounds.
+  constexpr float kJustBelowHalf = 1 + 0x1p-8f - 0x1p-12f;  // 1 in bf16
+  for (const bool of_query : {true, false}) {
+    Setting s{{{40, false, 1}}, Metric::kInnerProduct};
+    s.queries = 3;
+    Problem problem(s);
+    std::fill(problem.x.begin(), problem.x.end(), 1.0f);
+    std::fill(problem.vectors[0].begin(), problem.vectors[0].end(), 0.0f);
+    float *first = &problem.vectors[0][10 * 40], *second = &problem.vectors[0][200 * 40];
+    for (int k = 0; k < 20; k++) {
+      first[k] = of_query ? 1.0f : kJustBelowHalf;
+      second[20 + k] = k == 0 ? 1.03125f : 1.0f;
+      for (int q = 0; q < 3; q++) problem.x[q * 40 + k] = of_query ? kJustBelowHalf : 1.0f;
+    }
+    const Found found = Run(problem, cuda::LookupPath::kScreen);
+    Check(problem, found, "screen");
+    CHECK(found.indices[0] == 10);
+  }
+}
+
 TEST("k beyond the codes or the limit is refused") {
   Setting s{kOne8};
   s.codes = 5;

@@ -1,8 +1,20 @@
 // Plants deliberate faults in copies of the CUDA kernels, one at a time, and runs the emulated tests on each: every fault
-// has to be noticed. A fault that no test notices is a hole in the tests. `--only=WORD` takes the faults whose file or name
-// contains it.
+// has to be noticed. A fault that no test notices is a hole in the tests. It takes an hour and more:
+//   --only TEXT   takes the faults whose file or name contains it (repeat it for more)
+//   --resume      leaves out what was noticed before by the same tests in the same sources (build/mutations/noticed.json)
+//   --list        says which faults there are, and fails where one can no longer be planted
 import { spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -196,7 +208,13 @@ const faults = [
     `${RING}  // this stage is complete for everyone, and everyone has left the one to be filled\n    if (k + kStages - 1 < a.stages) issue(stage == 0 ? kStages - 1 : stage - 1);`,
     '    WaitAsync<kStages - 2>();\n    if (k + kStages - 1 < a.stages) issue(stage == 0 ? kStages - 1 : stage - 1);\n    __syncthreads();',
   ],
-  ['gemm.cu', 'matmul_test', 'rows beyond the image are stored', 'if (r >= rows) continue;', ''],
+  [
+    'gemm.cu',
+    'matmul_test',
+    'rows beyond the image are stored',
+    'if (r >= rows || !column_inside) continue;',
+    'if (!column_inside) continue;',
+  ],
   [
     'gemm.cu',
     'matmul_test',
@@ -208,8 +226,8 @@ const faults = [
     'gemm.cu',
     'matmul_test',
     'whole 16-byte stores at the ragged edge',
-    'if (column + 8 <= a.stored_columns) {',
-    'if (true) {',
+    'if (column + 8 <= a.stored_columns && a.y.row_stride % 8 == 0) {',
+    'if (a.y.row_stride % 8 == 0) {',
   ],
   [
     'gemm.cu',
@@ -344,6 +362,169 @@ const faults = [
     '(piece + 1) * kPiece + 1);',
   ],
   [
+    'group_norm.cu',
+    'halo_test',
+    'moments merged without the spread between the pieces',
+    '(sums[2] + sums[1] - sums[0] * sums[0] / count) / count',
+    'sums[2] / count',
+  ],
+  [
+    'group_norm.cu',
+    'halo_test',
+    'pieces merged without their counts',
+    'const double count = at[0], off',
+    'const double count = 128, off',
+  ],
+  [
+    'group_norm.cu',
+    'halo_test',
+    'moments of the next group',
+    'a.moments.pieces * 3 * stride + group * quads;',
+    'a.moments.pieces * 3 * stride + (group + 1) % a.groups * quads;',
+  ],
+  [
+    'group_norm.cu',
+    'halo_test',
+    'the barrier before the warps are added up removed',
+    'StoreShared<double>(shared + (warp * 3 + s) * 8, sums[s]);\n  }\n  __syncthreads();',
+    'StoreShared<double>(shared + (warp * 3 + s) * 8, sums[s]);\n  }',
+  ],
+  [
+    'moments.cuh',
+    'halo_test',
+    'the mean of a lane instead of the piece',
+    'sum = SumOverLanes<kLanes>(sum);',
+    '',
+  ],
+  [
+    'moments.cuh',
+    'halo_test',
+    'squares about 0 instead of the mean',
+    'fmaf(v - centre, v - centre, square)',
+    'fmaf(v, v, square)',
+  ],
+  ['moments.cuh', 'halo_test', 'rows beyond the map count', 'if (!inside(i, h)) continue;', ''],
+  [
+    'moments.cuh',
+    'halo_test',
+    'pieces beyond the map are stored',
+    'column_inside && piece < to.pieces',
+    'column_inside',
+  ],
+  [
+    'gemm.cu',
+    'halo_test',
+    'moments of what was not rounded',
+    'tile.at(i, h, q, e) = AsStored(y, v[e]);',
+    'tile.at(i, h, q, e) = v[e];',
+  ],
+  [
+    'gemm.cu',
+    'halo_test',
+    'the second strip of a warp counted as the first',
+    'row0 + warp_row + 32 * strip;',
+    'row0 + warp_row;',
+  ],
+  ['sgemm.cu', 'halo_test', 'moments without bias and residual', '      acc[i][j] = v;\n', ''],
+  [
+    'sgemm.cu',
+    'halo_test',
+    'a pair of rows counted whole at the edge',
+    'max(0, min(2, rows - first - 16 * i))',
+    '(rows > first + 16 * i ? 2 : 0)',
+  ],
+  [
+    'sgemm.cu',
+    'halo_test',
+    'rows of the two halves of a warp are not added',
+    'MomentsOfLanes<1 | 2 | 16>',
+    'MomentsOfLanes<1 | 2>',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'ring barrier removed',
+    '      WaitAsync<kStages - 2>();\n      __syncthreads();',
+    '      WaitAsync<kStages - 2>();',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'wait leaves one stage too many in flight',
+    '      WaitAsync<kStages - 2>();\n      __syncthreads();',
+    '      WaitAsync<kStages - 1>();\n      __syncthreads();',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'a patch is normalised before it has arrived',
+    'kArrival = kStages - 1;',
+    'kArrival = kStages - 2;',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'the padding is normalised',
+    'if (to.from < 0 || channel >= channels) return;',
+    'if (to.from == -2 || channel >= channels) return;',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'the next patch into the one being read',
+    'shared + (c & 1) * kPatchBytes + PatchOffset(p',
+    'shared + PatchOffset(p',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'patch swizzled by its pixel when stored, by its column when read',
+    'PatchOffset(p, across, chunk)',
+    'PatchOffset(p, p + 2 * down, chunk)',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'patch swizzle dropped',
+    '((chunk ^ ((column >> 1) & 3)) << 4)',
+    '(chunk << 4)',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'rows and columns of the taps exchanged',
+    'const int ky = tap / 3, column = tap % 3 + (lane & 15);',
+    'const int ky = tap % 3, column = tap / 3 + (lane & 15);',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'the last chunk of channels is loaded beyond its end',
+    'column0 + row < a.w.columns && channel < channels;',
+    'column0 + row < a.w.columns;',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'the last piece of a patch is not normalised',
+    'tap < kArrival + kOwned)',
+    'tap < kArrival + kOwned - 1)',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'scales of the first image',
+    'static_cast<int64_t>(image) * channels + channel;\n    const uint4 in',
+    'static_cast<int64_t>(0 * image) * channels + channel;\n    const uint4 in',
+  ],
+  [
+    'halo_conv.cu',
+    'halo_test',
+    'the two rows of a strip at the lower edge both count',
+    'max(0, min(2, a.map.height - (y0 + warp_y + 2 * strip)))',
+    '2',
+  ],
+  [
     'layer_norm.cu',
     'norm_test',
     'the spread about 0 instead of the mean',
@@ -361,7 +542,7 @@ const faults = [
     'group_norm.cu',
     'norm_test',
     'the padding of a pixel left as it was',
-    'a.scale[image * a.stride + padding] = a.shift[image * a.stride + padding] = 0.0f;',
+    'a.to.scale[image * a.stride + padding] = a.to.shift[image * a.stride + padding] = 0.0f;',
     ';',
   ],
   [
@@ -590,7 +771,40 @@ const faults = [
   ],
 ];
 
-const { values } = parseArgs({ options: { only: { type: 'string' } } });
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', multiple: true, default: [] },
+    resume: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+  },
+});
+const chosen = faults.filter(
+  ([file, , name]) =>
+    values.only.length === 0 || values.only.some((text) => `${file} ${name}`.includes(text)),
+);
+if (values.list) {
+  let lost = 0;
+  for (const [file, program, name, from] of chosen) {
+    const planted = readFileSync(path.join(root, 'native', 'cuda', file), 'utf8').includes(from);
+    if (!planted) lost++;
+    process.stdout.write(`${planted ? '' : 'NOT PLANTED  '}${file}: ${name} (${program})\n`);
+  }
+  process.stdout.write(`${chosen.length} faults, ${lost} of them cannot be planted\n`);
+  process.exit(lost === 0 ? 0 : 1);
+}
+
+/** Of everything that decides whether a fault is noticed. */
+const sources = createHash('sha256');
+for (const folder of ['native/cuda', 'native/codebook', 'test/simt']) {
+  for (const file of readdirSync(path.join(root, folder)).sort()) {
+    sources.update(file).update(readFileSync(path.join(root, folder, file)));
+  }
+}
+const stamp = sources.digest('hex');
+const record = path.join(scratch, 'noticed.json');
+const before = existsSync(record) ? JSON.parse(readFileSync(record, 'utf8')) : {};
+const known = new Set(before.sources === stamp ? before.noticed : []);
+
 const native = path.join(scratch, 'native', 'cuda');
 rmSync(path.join(scratch, 'native'), { recursive: true, force: true });
 mkdirSync(scratch, { recursive: true });
@@ -618,8 +832,12 @@ function simt(program) {
 }
 
 let noticed = 0;
-const chosen = faults.filter(([file, , name]) => !values.only || `${file} ${name}`.includes(values.only));
 for (const [file, program, name, from, to] of chosen) {
+  const key = [file, name, from, to].join('\n');
+  if (values.resume && known.has(key)) {
+    noticed++;
+    continue;
+  }
   const full = path.join(native, file);
   const original = readFileSync(full, 'utf8');
   if (!original.includes(from)) {
@@ -634,7 +852,11 @@ for (const [file, program, name, from, to] of chosen) {
   writeFileSync(full, original);
   // 2: it did not compile, which says nothing about the tests.
   const seen = result.status === 1 || result.error !== undefined;
-  if (seen) noticed++;
+  if (seen) {
+    noticed++;
+    known.add(key);
+    writeFileSync(record, JSON.stringify({ sources: stamp, noticed: [...known] }));
+  }
   const how = /^ {4}(.*)$/m.exec(result.stdout)?.[1] ?? result.error?.message ?? '';
   const verdict = seen ? 'noticed     ' : result.status === 2 ? 'NOT COMPILED' : 'SURVIVED    ';
   process.stdout.write(`${verdict} ${file}: ${name}${how ? ` (${how.slice(0, 110)})` : ''}\n`);

@@ -82,6 +82,7 @@ const SUITES = [
   ],
   ['golden', '--grep', '(clipb|siglip): pt, batch 2|clipb_enhanced: both|small trained'],
   ['emulated/cuda-device'],
+  ['emulated/group-norm-fusion'],
   ['emulated/gpu-report'],
   ['emulated/codebook-device'],
   ['emulated/learning-device'],

@@ -48,6 +48,7 @@ describe('the report of a GPU machine, rehearsed on the emulated card', function
     );
     for (const row of [...sections.models.rows, ...sections['lookup-times'].rows]) {
       assert.equal(row.error, undefined);
+      if ('part' in row) assert.ok(row.momentsGroupNorm > 0 && row.separateGroupNorm > 0);
       assert.ok(row.ours > 0);
       if (!result.torch) continue;
       // Older PyTorch has neither torch.compile nor scaled_dot_product_attention, and says so.

@@ -2,6 +2,7 @@
 // distances.
 #include "lookup.cuh"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -279,6 +280,24 @@ TEST("equal codes: the lowest index, for k too") {
   for (int j = 0; j < 512; j++)
     std::memcpy(&problem.vectors[0][j * 8], &problem.vectors[0][0], 32);  // all the same
   CheckAllPaths(problem);
+}
+
+TEST("a later group holds the lower of two equal codes") {
+  // Code 70 is the nearest, so its group is scored first and finds code 80 as the second; code 5 equals it.
+  for (const int k : {2, 3}) {
+    Setting s{kOne8};
+    s.k = k;
+    Problem problem(s);
+    for (float& v : problem.vectors[0]) v += v < 0 ? -4.0f : 4.0f;
+    std::fill(problem.x.begin(), problem.x.end(), 0.0f);
+    for (int e = 0; e < 8; e++) {
+      problem.vectors[0][70 * 8 + e] = 0.125f;
+      problem.vectors[0][80 * 8 + e] = problem.vectors[0][5 * 8 + e] = 0.5f;
+    }
+    CheckAllPaths(problem);
+    const Found found = Run(problem, cuda::LookupPath::kMinima);
+    CHECK(found.indices[0] == 70 && found.indices[1] == 5);
+  }
 }
 
 TEST("codes closer together than bf16 can tell") {

@@ -46,7 +46,8 @@ export function documentOf(report) {
       `${(report.memoryBytes / 2 ** 30).toFixed(0)} GiB, Node.js ${report.node}, ${torch}. Made by ` +
       '`npm run gpu:report`. Times are milliseconds by CUDA events after warm-up, medians. Ours are sums over the ops of a ' +
       'program started one by one; `endToEnd` is by the clock on the wall, from uint8 in host memory to tokens there (or ' +
-      'back), per batch with three under way. PyTorch computes the same layers in channels-last memory, without the quantiser.',
+      'back), per batch with three under way. `momentsGroupNorm` and `separateGroupNorm` are `ours` with ' +
+      'TOKENFLOW_CUDA_GROUP_NORM set to that. PyTorch computes the same layers in channels-last memory, without the quantiser.',
   ];
   if (report.rehearsal) blocks.push('**A rehearsal at small sizes: its figures mean nothing.**');
   if (report.failures.length > 0) {

@@ -64,9 +64,10 @@ export async function millisecondsEndToEnd(program, inputs, runs, underWay) {
   return (performance.now() - started) / runs;
 }
 
-/** A program of `graph`; TOKENFLOW_CUDA_GRAPHS is read when it is made. */
-export function program(graph, store, precision, { launchesTogether }) {
+/** A program of `graph`; TOKENFLOW_CUDA_GRAPHS and TOKENFLOW_CUDA_GROUP_NORM are read when it is made. */
+export function program(graph, store, precision, { launchesTogether, groupNorm = 'fused' }) {
   process.env.TOKENFLOW_CUDA_GRAPHS = launchesTogether ? 'on' : 'off';
+  process.env.TOKENFLOW_CUDA_GROUP_NORM = groupNorm;
   return native().createProgram(graph, store, precision);
 }
 

@@ -1,5 +1,5 @@
 // Encode and decode of the full-size models with random weights: milliseconds a batch by CUDA events, by the clock on the wall
-// with uint8 in and tokens out, and PyTorch's for the same layers (channels-last memory, without the quantiser).
+// with uint8 in and tokens out, the same with group norms computed in fewer of their neighbours (native/cuda/norm_fusion.h), and PyTorch's for the same layers (channels-last memory, without the quantiser).
 import path from 'node:path';
 import { inputsOf, millisecondsByOp, millisecondsEndToEnd, program, sum } from '../measure.mjs';
 import { Rival } from '../rival.mjs';
@@ -92,6 +92,14 @@ for (const { variant, make, precisions, batches, compiled } of PLANS) {
           const layers = sum([...byOp].map(([op, time]) => (op.startsWith('multiscale') ? 0 : time)));
           row(key, { ours, oursWithoutQuantiser: layers, tflops: (2 * gigaMultiplyAdds) / layers });
           row(key, { byOp: Object.fromEntries([...byOp].sort(([, a], [, b]) => b - a)) });
+          // What it is worth that the neighbours of a group norm compute it: with the statistics alone, and without.
+          const others = precision === 'bf16' && batch === compiled ? ['moments', 'separate'] : [];
+          for (const groupNorm of others) {
+            const other = ready(program(graph, store, precision, { launchesTogether: false, groupNorm }));
+            const time = sum(millisecondsByOp(other, inputs, RUNS, WARM_UP).values());
+            row(key, { [`${groupNorm}GroupNorm`]: time });
+            other.dispose();
+          }
           const whole = ready(program(graph, store, precision, { launchesTogether: true }));
           row(key, { endToEnd: await millisecondsEndToEnd(whole, inputs, END_TO_END, UNDER_WAY) });
           whole.dispose();

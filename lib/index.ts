@@ -45,6 +45,7 @@ export {
 export { type ComparedImage, psnr, ssim } from './image/quality.js';
 export type { ImageSource, RawImage } from './image/source.js';
 export type { CudaReason } from './native.js';
+export { BUNDLED_MODEL } from './tokenizer/bundled-model.js';
 export { type TokenFlowConfig, VARIANTS, type Variant } from './tokenizer/config.js';
 export { imageBatch } from './tokenizer/layout.js';
 export type { StreamItem, StreamResult, StreamSource } from './tokenizer/stream.js';

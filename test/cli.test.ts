@@ -71,7 +71,8 @@ describe('the command line', function () {
     assert.equal(succeed(['--version']).stdout.toString().trim(), version);
   });
 
-  it('doctor reports the installation', () => {
+  it('doctor reports the installation, however quietly', () => {
+    assert.match(succeed(['doctor', '--quiet']).stdout.toString(), /^backends:\n {2}cpu:/m);
     const report = json(['doctor']);
     assert.deepEqual(
       report.backends.map((backend: object) => Object.keys(backend)),
@@ -184,7 +185,7 @@ describe('the command line', function () {
     assert.equal((await loadSharp()(beside.stdout).metadata()).width, 128);
     const none = run(['encode', '-', '--out', '-', '--model', clipb], { input: Buffer.alloc(0) });
     assert.equal(none.code, 1);
-    assert.match(none.stderr, /it has no bytes\n$/);
+    assert.match(none.stderr, /stdin is empty\n$/);
   });
 
   it('takes tokens from a pipe that a shell made', function () {
@@ -413,7 +414,33 @@ describe('the command line', function () {
         /no\.jpg/,
       ],
       ['a BMP image', ['encode', 'a.bmp', ...out], 1, /it is a BMP image; JPEG, PNG, WebP/],
-      ['a folder for an image', ['encode', folderName, ...out], 1, /it is a folder/],
+      [
+        'a folder for an image',
+        ['encode', folderName, ...out],
+        2,
+        /is a folder; name its images .*tokenflow tokenize/,
+      ],
+      [
+        'a picture for an array',
+        ['encode', samples[0], '--out', 'x.PNG'],
+        2,
+        /x\.PNG is named like a picture/,
+      ],
+      ['an empty stdin for an image', ['encode', '-', ...out], 1, /stdin is empty/],
+      ['an empty stdin for tokens', ['decode', '-', '--out', 'x'], 1, /stdin is empty/],
+      [
+        'a misspelt variant',
+        ['encode', samples[0], ...out, '--config', 'clipd'],
+        2,
+        /Did you mean 'clipb'\?/,
+      ],
+      [
+        'a variant that does not fit',
+        ['encode', samples[0], ...out, '--config', 'clipb'],
+        1,
+        /'clipb' does not fit this checkpoint: /,
+      ],
+      ['help of nothing', ['help', 'nothing'], 2, /unknown command 'nothing'; there are encode, /],
       ['missing tokens', ['decode', 'no.npy', '--out', 'x'], 1, /no\.npy/],
       ['no tokens', ['decode', 'floats.npy', '--out', 'x'], 1, /expected tokens/],
       ['tokens out of range', ['decode', 'large.npy', '--out', 'x', '--model', clipb], 1, /0 to 511 .* 512/],
@@ -439,6 +466,12 @@ describe('the command line', function () {
         assert.equal(result.stdout.length, 0);
       });
     }
+
+    it('no picture on stdin, by that name', () => {
+      const { code, stderr } = run(['encode', '-', '--out', 'x.npy'], { input: Buffer.from('text') });
+      assert.match(stderr, /^tokenflow: [^\n]*stdin[^\n]*\n$/);
+      assert.equal(code, 1);
+    });
 
     it('a device that is not there', () => {
       const [, cuda] = JSON.parse(run(['doctor', '--json']).stdout.toString()).backends;
@@ -501,6 +534,14 @@ describe('the command line', function () {
     });
     await new Promise((resolve) => child.once('exit', resolve));
     assert.equal(stderr, '');
+  });
+
+  it('works on when nobody reads what it says', () => {
+    // The reader of stderr is gone before the first word.
+    const command = `{ sleep 0.5; "${process.execPath}" "${program}" encode "${samples[0]}" --out unheard.npy; } 2>&1 >/dev/null | true`;
+    const { status } = spawnSync('bash', ['-c', `set -o pipefail; ${command}`], { cwd: folder });
+    assert.equal(status, 0);
+    assert.deepEqual(readNpy(inFolder('unheard.npy')).shape, [1, 817]);
   });
 
   it('reads what numpy writes and is read by it', function () {

@@ -112,7 +112,7 @@ async function main({ model, out }) {
         { value: `${tokenCount}`, label: `tokens of ${bits} bits` },
         { value: `${score.psnr.toFixed(1)} dB`, label: 'PSNR' },
         { value: score.ssim.toFixed(2), label: 'SSIM' },
-        { value: size((tokenCount * bits) / 8), label: `from ${size(original.data.length)}` },
+        { value: size((tokenCount * bits) / 8), label: `for ${size(original.data.length)} of pixels` },
       ],
     });
     writeNpy(path.join(out, `${name}.npy`), { shape: [1, tokenCount], data: tokens });
@@ -134,9 +134,8 @@ async function main({ model, out }) {
 function tokenizeFolder(model, out) {
   rmSync(out, { recursive: true, force: true });
   const args = ['tokenize', 'samples', '--out', path.resolve(out), '--shard-size', '4', '--batch', '1'];
-  say(
-    `\nAnd as a dataset: tokenflow ${args.slice(0, 2).join(' ')} --out ${path.basename(out)} --shard-size 4\n`,
-  );
+  const shown = path.relative(process.cwd(), out);
+  say(`\nAnd as a dataset: tokenflow ${args.slice(0, 2).join(' ')} --out ${shown} --shard-size 4\n`);
   const program = path.join(root, 'bin', 'tokenflow.js');
   // What it tells the person at the terminal belongs to what the demo says.
   const options = { cwd: root, stdio: ['ignore', 'inherit', process.stdout.fd] };

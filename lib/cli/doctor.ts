@@ -58,7 +58,7 @@ function doctor(options: OutputOptions): void {
     bundledModel: bundledModel() ?? null,
   };
   const print = (lines: string[]) => {
-    if (!options.quiet && !options.json) process.stdout.write(`${lines.join('\n')}\n`);
+    if (!options.json) process.stdout.write(`${lines.join('\n')}\n`);
   };
   print([
     `tokenflow ${machine.version}, Node.js ${machine.node}, ${machine.platform}`,

@@ -96,6 +96,14 @@ function refuseSingleDash(program: Command, [, , name, ...rest]: readonly string
   if (command && meant) command.error(`unknown option '${meant}'; did you mean -${meant}?`, { exitCode: 2 });
 }
 
+/** `help nothing` would be answered by the whole help. */
+function refuseUnknownHelp(program: Command, [, , help, name]: readonly string[]): void {
+  if (help !== 'help' || name === undefined || name.startsWith('-')) return;
+  const known = program.commands.map((command) => command.name());
+  if (known.includes(name)) return;
+  program.error(`unknown command '${name}'; there are ${known.join(', ')}`, { exitCode: 2 });
+}
+
 /** Runs the command line and sets the exit code. */
 export async function main(argv: readonly string[]): Promise<void> {
   listenForInterrupt();
@@ -103,12 +111,16 @@ export async function main(argv: readonly string[]): Promise<void> {
     if (error.code === 'EPIPE') process.exit(DONE); // the reader has seen enough
     process.exit(report(systemError('write', 'stdout', error), ''));
   });
+  process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error; // nobody reads what is said: the work goes on
+  });
   let running = '';
   const program = buildProgram().hook('preAction', (_, command) => {
     running = command.name();
   });
   try {
     refuseSingleDash(program, argv);
+    refuseUnknownHelp(program, argv);
     await program.parseAsync(argv);
   } catch (error) {
     process.exitCode = report(error, running);

@@ -1,4 +1,7 @@
+import { existsSync } from 'node:fs';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { nearestName } from '../errors.js';
+import { VARIANTS } from '../tokenizer/config.js';
 import { MAX_THREADS } from '../tokenizer/types.js';
 import { usageError } from './session.js';
 
@@ -15,6 +18,15 @@ export function wholeNumber(least: number, most = Number.MAX_SAFE_INTEGER): (tex
 function device(text: string): string {
   if (/^(auto|cpu|cuda(:\d+)?)$/.test(text)) return text;
   throw new InvalidArgumentError('Expected auto, cpu, cuda or cuda:n.');
+}
+
+function config(text: string): string {
+  if (Object.hasOwn(VARIANTS, text) || /[./\\]/.test(text) || existsSync(text)) return text;
+  const known = Object.keys(VARIANTS);
+  const hint = nearestName(text, known);
+  throw new InvalidArgumentError(
+    `${hint ? `Did you mean '${hint}'? ` : ''}Expected ${known.join(', ')} or a config.json.`,
+  );
 }
 
 /** An option whose help ends in an example of its use. */
@@ -42,7 +54,7 @@ export function addModelOptions(command: Command): Command {
         '--config <variant|path>',
         'clipb, clipb-256, siglip or a config.json; default: beside the checkpoint, else by its shapes',
         '--config clipb-256',
-      ),
+      ).argParser(config),
     )
     .addOption(
       option(

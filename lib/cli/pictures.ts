@@ -4,7 +4,7 @@ import { toPng, writePng } from '../image/png.js';
 import { loadSharp } from '../image/sharp.js';
 import { usageError } from './session.js';
 import { writeStdout } from './streams.js';
-import { checkFile, checkFolder, checkNotRead, makeFolder } from './targets.js';
+import { checkFile, checkFolder, checkNotRead, checkStdout, makeFolder } from './targets.js';
 
 interface Picture {
   data: Uint8Array;
@@ -27,6 +27,7 @@ export class PictureTarget {
     if (single && names.length !== 1) {
       throw usageError(`--out ${out} takes one picture, but there are ${names.length}; name a folder`);
     }
+    if (out === '-') checkStdout('--out');
     loadSharp(); // its absence is better known now
     this.#folder = single ? undefined : out;
     this.#files = single ? [out] : names.map((name) => path.join(out, name));

@@ -1,9 +1,8 @@
 import { existsSync } from 'node:fs';
-import * as path from 'node:path';
 import { CommanderError } from 'commander';
 import type { Device } from '../backends.js';
 import type { Precision } from '../graph/ops.js';
-import { packageRoot } from '../native.js';
+import { BUNDLED_MODEL } from '../tokenizer/bundled-model.js';
 import { TokenFlow } from '../tokenizer/tokenflow.js';
 import type { LoadOptions } from '../tokenizer/types.js';
 
@@ -75,8 +74,7 @@ export function printJson(value: unknown): void {
 
 /** The model that is in the package. */
 export function bundledModel(): string | undefined {
-  const folder = path.join(packageRoot(), 'models', 'tokenflow-tiny');
-  return existsSync(folder) ? folder : undefined;
+  return existsSync(BUNDLED_MODEL) ? BUNDLED_MODEL : undefined;
 }
 
 export function modelPath({ model }: { model?: string }): string {

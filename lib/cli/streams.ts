@@ -1,21 +1,29 @@
 /** The standard streams as files: what `-` stands for. */
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, statSync } from 'node:fs';
+import * as path from 'node:path';
+import { CommanderError } from 'commander';
 import { loadSharp } from '../image/sharp.js';
-import type { ImageSource } from '../image/source.js';
+import { type ImageSource, named } from '../image/source.js';
 import { systemError } from '../system-error.js';
-import { usageError } from './session.js';
+import { CommandFailed, usageError } from './session.js';
 
 /** Throws when a path, unless it is a URL, is not there or may not be read. */
 function checkReadable(file: string): void {
   if (/^(https?|data|blob):/i.test(file)) return; // explained when it is read
   try {
     accessSync(file, constants.R_OK);
+    if (statSync(file).isDirectory()) {
+      throw usageError(
+        `${file} is a folder; name its images (${path.join(file, '*.jpg')}), or see tokenflow tokenize`,
+      );
+    }
   } catch (cause) {
+    if (cause instanceof CommanderError) throw cause;
     throw systemError('read', file, cause);
   }
 }
 
-/** Everything that comes in on stdin. */
+/** Everything that comes in on stdin, which is not nothing. */
 export async function readStdin(): Promise<Uint8Array> {
   if (process.stdin.isTTY) throw usageError('- reads from stdin, but nothing is piped into it');
   const pieces: Uint8Array[] = [];
@@ -24,6 +32,7 @@ export async function readStdin(): Promise<Uint8Array> {
   } catch (cause) {
     throw systemError('read', 'stdin', cause);
   }
+  if (pieces.length === 0) throw new CommandFailed('stdin is empty');
   return new Uint8Array(Buffer.concat(pieces));
 }
 
@@ -45,5 +54,7 @@ export async function openImages(images: readonly string[]): Promise<ImageSource
   if (images.length > 0) loadSharp(); // its absence is better known now
   if (images.filter((image) => image === '-').length > 1)
     throw usageError('stdin can be read once only; give - once');
-  return Promise.all(images.map((image) => (image === '-' ? readStdin() : image)));
+  return Promise.all(
+    images.map((image) => (image === '-' ? readStdin().then((bytes) => named(bytes, 'stdin')) : image)),
+  );
 }

@@ -4,6 +4,8 @@ import * as path from 'node:path';
 import { systemError } from '../system-error.js';
 import { usageError } from './session.js';
 
+const PICTURE = /\.(avif|bmp|gif|heic|heif|jfif|jpe?g|png|svg|tiff?|webp)$/i;
+
 /** What a command writes, by the option that names it; `-` is stdout. */
 export type Targets = Readonly<Record<string, string | undefined>>;
 
@@ -22,13 +24,25 @@ export function checkTargets(targets: Targets, inputs: readonly string[], json =
   }
   const seen = new Map<string, string>();
   for (const [option, file] of named) {
-    if (file === '-') continue;
+    if (file === '-') {
+      checkStdout(option);
+      continue;
+    }
     const other = seen.get(path.resolve(file));
     if (other) throw usageError(`${other} and ${option} name the same file, ${file}`);
     seen.set(path.resolve(file), option);
     checkNotRead(file, inputs);
+    if (PICTURE.test(file)) {
+      throw usageError(`${option} writes an array, and ${file} is named like a picture; name a .npy file`);
+    }
     checkFile(file);
   }
+}
+
+/** Refuses to write bytes to the terminal of a person. */
+export function checkStdout(option: string): void {
+  if (!process.stdout.isTTY) return;
+  throw usageError(`${option} - writes bytes to stdout, which is a terminal; pipe it on or name a file`);
 }
 
 /** Refuses to write over what the command reads. */

@@ -114,7 +114,7 @@ export async function drawContactSheet(content: ContactSheetContent): Promise<Pi
     drawFacts(content.facts, figures),
     drawCurve(steps, { ...figures, top: figures.top + 74, height: figures.height - 74 }),
     textSvg(
-      'the tokens of each scale, and the picture decoded from all scales up to it',
+      'each scale: its tokens, in the colour that they add, and the picture decoded from it and the coarser ones',
       MARGIN,
       layout.steps[0].tokens.top - LABEL - 12,
       9,
@@ -168,7 +168,7 @@ function drawCurve(steps: ContactSheetStep[], { left, top, width, height }: Rect
     );
   }
   return [
-    textSvg('PSNR in dB over the tokens read', left, top + 8, 9, MUTED),
+    textSvg('PSNR (dB) after so many tokens', left, top + 8, 9, MUTED),
     ...lines,
     `<polyline points="${points.join(' ')}" fill="none" stroke="${ACCENT}" stroke-width="2" stroke-linejoin="round"/>`,
     ...steps.map(({ psnr }, i) => `<circle cx="${x(i)}" cy="${y(psnr)}" r="4" fill="${ACCENT}"/>`),

@@ -41,8 +41,18 @@ export function isRawImage(source: unknown): source is RawImage {
   return typeof source === 'object' && source !== null && 'data' in source && 'width' in source;
 }
 
+const names = new WeakMap<object, string>();
+
+/** Gives bytes or pixels the name by which error messages call them. */
+export function named<T extends object>(source: T, name: string): T {
+  names.set(source, name);
+  return source;
+}
+
 /** How a source is called in an error message. */
 export function nameOf(source: ImageSource, index?: number): string {
+  const given = typeof source === 'object' ? names.get(source) : undefined;
+  if (given !== undefined) return given;
   if (typeof source === 'string') return `'${source}'`;
   if (source instanceof URL) return `'${source.href}'`;
   const kind = isRawImage(source) ? 'raw pixels' : describe(source);

@@ -171,41 +171,43 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
   const PanelView view{packed_.panel_codes.data(), weighted->norms.data(), dim()};
   const RowView rows{packed_.rows.data(), weighted->norms.data(), codes(), dim()};
 
-  // Writes the results of one row, given its query as it is compared and the k codes that were found for it.
+  // Writes the results of one row, given its query as it is compared and the k codes that were found for it; code_of(index,
+  // rank) is the code.
   const auto settle_row = [&](int64_t row, const float* seen, const Candidate* found, auto&& code_of) {
+    const float* code[kMaxTopK];
+    int count = 0;  // those without one come last
     for (int rank = 0; rank < k; rank++) {
-      const int64_t at = row * k + rank;
       const int32_t index = found[rank].index;
-      const float* code = index == kNoCode ? nullptr : code_of(index);
-      out.indices[at] = index;
-      float* part = out.part_distances == nullptr ? nullptr : out.part_distances + at;
-      if (code == nullptr) {
-        if (out.distances != nullptr) out.distances[at] = NAN;
-        for (int p = 0; part != nullptr && p < part_count(); p++) part[p * n * k] = NAN;
-      } else if (out.distances != nullptr || part != nullptr) {
-        const float distance =
-            kernels.distance(metric(), spans.data(), part_count(), seen, code, part, n * k);
-        if (out.distances != nullptr) out.distances[at] = distance;
+      out.indices[row * k + rank] = index;
+      if (index != kNoCode) code[count++] = code_of(index, rank);
+    }
+    float distances[kMaxTopK];
+    float* parts = out.part_distances == nullptr ? nullptr : out.part_distances + row * k;
+    if (out.distances != nullptr || parts != nullptr) {
+      kernels.distances(metric(), spans.data(), part_count(), seen, code, count, distances, parts, n * k);
+      std::fill(distances + count, distances + k, NAN);
+      if (out.distances != nullptr) std::copy_n(distances, k, out.distances + row * k);
+      for (int p = 0; parts != nullptr && p < part_count(); p++) {
+        std::fill(parts + p * n * k + count, parts + p * n * k + k, NAN);
       }
-      if (rank > 0) continue;
-      if (out.codes != nullptr && code != nullptr) std::copy_n(code, dim(), out.codes + row * dim());
-      if (out.codes != nullptr && code == nullptr) std::fill_n(out.codes + row * dim(), dim(), NAN);
-      if (out.errors != nullptr) {
-        out.errors[row] = code == nullptr ? NAN
-                                          : kernels.distance(Metric::kL2, spans_.data(), part_count(), seen,
-                                                             code, nullptr, 0);
-      }
+    }
+    if (out.codes != nullptr && count > 0) std::copy_n(code[0], dim(), out.codes + row * dim());
+    if (out.codes != nullptr && count == 0) std::fill_n(out.codes + row * dim(), dim(), NAN);
+    if (out.errors != nullptr) out.errors[row] = NAN;
+    if (out.errors != nullptr && count > 0) {
+      kernels.distances(Metric::kL2, spans_.data(), part_count(), seen, code, 1, out.errors + row, nullptr,
+                        0);
     }
   };
   const std::vector<Candidate> nothing(k, {INFINITY, kNoCode});
   // The results of a plain lookup; row_of(i) is where those of query i go.
   const auto settle_scanned = [&](const QueryChunk& queries, const Candidate* best, auto&& row_of) {
     constexpr int64_t kAhead = 12;  // rows of winners are wherever chance has put them
-    const auto code_of = [&](int32_t index) { return packed_.rows.data() + int64_t{index} * dim(); };
+    const auto code_of = [&](int32_t index, int) { return packed_.rows.data() + int64_t{index} * dim(); };
     for (int64_t i = 0; i < queries.size(); i++) {
       for (int64_t ahead = (i + kAhead) * k; ahead < std::min(i + kAhead + 1, queries.size()) * k; ahead++) {
         if (best[ahead].index <= 0) continue;
-        const float* row = code_of(best[ahead].index);
+        const float* row = code_of(best[ahead].index, 0);
         for (int at = 0; at < dim(); at += 16) __builtin_prefetch(row + at);
         __builtin_prefetch(row + dim() - 1);
       }
@@ -266,7 +268,7 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
       screen.Order(queries, begin, end, &*orders[part]);
       for (int64_t i = begin; i < end; i++) {
         if (!queries.scored(i))
-          settle_row(first + i, nullptr, nothing.data(), [](int32_t) { return nullptr; });
+          settle_row(first + i, nullptr, nothing.data(), [](int32_t, int) { return nullptr; });
       }
     });
     struct Piece {
@@ -285,9 +287,10 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
       }
     }
     const auto settle = [&](int64_t i, const Candidate* found, float* scratch) {
-      settle_row(first + i, queries.seen(i), found, [&](int32_t index) {
-        screen.CopyCode(index, scratch);
-        return scratch;
+      settle_row(first + i, queries.seen(i), found, [&](int32_t index, int rank) {
+        float* code = scratch + int64_t{rank} * dim();
+        screen.CopyCode(index, code);
+        return code;
       });
     };
     const auto run = [&](int64_t i) {

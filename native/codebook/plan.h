@@ -54,7 +54,7 @@ struct ScreenPlan {
 constexpr int64_t kRoundBytes = 4 << 20;  // of prepared queries
 constexpr int64_t kPartQueries = 1024;
 constexpr int kLeastBatch = 60;  // fewer sweep the codes too often
-constexpr int kBatchesPerThread = 6;
+constexpr int kBatchesPerThread = 5;
 
 inline ScreenPlan PlanScreened(int64_t queries, int dim, int tile_rows, int most_batch, int threads) {
   ScreenPlan plan;

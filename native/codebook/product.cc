@@ -93,7 +93,8 @@ void ProductQuantizer::Table(const float* query, float* table) const {
     float* out = table + offsets_[g];
     for (int64_t j = 0; j < codebook.codes(); j++) {
       const float* code = codebook.rows() + j * codebook.dim();
-      const float distance = kernels.distance(codebook.metric(), &span, 1, seen.data(), code, nullptr, 0);
+      float distance;
+      kernels.distances(codebook.metric(), &span, 1, seen.data(), &code, 1, &distance, nullptr, 0);
       out[j] = finite && std::isfinite(distance) ? distance : NAN;
     }
   }

@@ -23,7 +23,7 @@
 // one that overflows in the definition above, has no nearest code: index -1, distance NaN; so have the places
 // of a top-k beyond the last code that can be chosen.
 //
-// Distances are not scores: they are recomputed for the winners from the rows themselves, see DistanceOf in
+// Distances are not scores: they are recomputed for the winners from the rows themselves, see DistancesOf in
 // cpu/lookup_rows.inc.
 #pragma once
 #include <cstdint>

@@ -75,7 +75,7 @@ struct ScreenScan::Survivors {
   std::vector<int32_t> others;    // likewise
   std::vector<int32_t> places;    // of lanes
   std::vector<Candidate> found;   // [queries][k]
-  AlignedVector<float> code;      // [dim]
+  AlignedVector<float> codes;     // [k][dim]
   std::vector<ExactTask> tasks;
 };
 
@@ -287,7 +287,7 @@ void ScreenScan::Score(const QueryChunk& queries, int begin, int end, const Sett
   }
   score_tasks();
   s.found.resize(int64_t{end - begin} * k_);
-  s.code.resize(codes_.dim);
+  s.codes.resize(int64_t{k_} * codes_.dim);
   for (int place = begin; place < end; place++) {
     if (!b.queries[place].usable) continue;
     Candidate* found = s.found.data() + int64_t{place - begin} * k_;
@@ -302,7 +302,7 @@ void ScreenScan::Score(const QueryChunk& queries, int begin, int end, const Sett
   }
   for (int place = begin; place < end; place++) {
     if (!b.queries[place].usable) continue;
-    settle(b.sized[place].row, s.found.data() + int64_t{place - begin} * k_, s.code.data());
+    settle(b.sized[place].row, s.found.data() + int64_t{place - begin} * k_, s.codes.data());
   }
 }
 

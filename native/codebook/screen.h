@@ -102,7 +102,7 @@ class ScreenScan {
   ~ScreenScan();
 
   // What is done with the k best codes of query `i`, on whichever thread has found them and while their panels are in
-  // its cache; `scratch` has room for a code.
+  // its cache; `scratch` has room for k codes.
   using Settle = std::function<void(int64_t i, const Candidate* found, float* scratch)>;
 
   // The queries [begin, end) that are scored, by size.

@@ -119,7 +119,7 @@ const LookupKernels& Avx2Lookup() {
       Resolve,
       Approach,
       PrepareQuery,
-      DistanceOf,
+      DistancesOf,
   };
   return kernels;
 }

@@ -132,7 +132,7 @@ const LookupKernels& Avx512Lookup() {
       Resolve,
       Approach,
       PrepareQuery,
-      DistanceOf,
+      DistancesOf,
   };
   return kernels;
 }

@@ -88,10 +88,10 @@ struct LookupKernels {
                   const PartSpan* parts, int part_count, float* seen,  // [dim]
                   float* y);                                           // [dim]
 
-  // The distance of a row from a code, and each part's own into part_distances[p * stride] when not null.
-  float (*distance)(Metric metric, const PartSpan* parts, int part_count, const float* seen,  // [dim]
-                    const float* code,                                                        // [dim]
-                    float* part_distances, int64_t stride);
+  // The distances of a row from `count` codes, and each part's own into part_distances[p * stride + i] when not null.
+  void (*distances)(Metric metric, const PartSpan* parts, int part_count, const float* seen,  // [dim]
+                    const float* const* codes,                                                // [count][dim]
+                    int count, float* distances, float* part_distances, int64_t stride);
 };
 
 const LookupKernels& ScalarLookup();

@@ -62,7 +62,7 @@ const LookupKernels& ScalarLookup() {
       Resolve,
       Approach,
       PrepareQuery,
-      DistanceOf,
+      DistancesOf,
   };
   return kernels;
 }

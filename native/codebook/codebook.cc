@@ -33,6 +33,7 @@ const ScreenKernels* ActiveScreen() {
 }
 
 constexpr int kLongestScreenPause = 64;
+constexpr int kLongestFromPanel = 64;  // elements of a code, each in a cache line of its own there
 
 constexpr double kUnitTolerance = 0.01;  // of the squared length: catches vectors that are none, not rounding
 
@@ -288,9 +289,10 @@ void Codebook::Nearest(const float* x, int64_t n, int k, const float* weights, c
     }
     const auto settle = [&](int64_t i, const Candidate* found, float* scratch) {
       settle_row(first + i, queries.seen(i), found, [&](int32_t index, int rank) {
+        if (dim() > kLongestFromPanel) return packed_.rows.data() + int64_t{index} * dim();
         float* code = scratch + int64_t{rank} * dim();
         screen.CopyCode(index, code);
-        return code;
+        return static_cast<const float*>(code);
       });
     };
     const auto run = [&](int64_t i) {

@@ -12,10 +12,13 @@ namespace tokenflow {
 namespace {
 
 constexpr int64_t kBatchBytes =
-    16 << 20;                   // of block values, which very large codebooks would fill memory with
-constexpr int kMostBatch = 90;  // queries swept together; a multiple of every tile
-constexpr int64_t kSweepBytes = 24 << 10;    // codes that stay in the first-level cache while they pass
-constexpr int64_t kScoredBytes = 256 << 10;  // of panels on their way into the second-level cache
+    16 << 20;                    // of block values, which very large codebooks would fill memory with
+constexpr int kMostBatch = 90;   // queries swept together; a multiple of every tile
+constexpr int kUsualBatch = 60;  // likewise, where that many would leave the caches:
+constexpr int64_t kCachedValueBytes = 768 << 10;  // block values of a batch, in the second level
+constexpr int64_t kCachedWordBytes = 8 << 10;     // its queries, beside the codes in the first level
+constexpr int64_t kSweepBytes = 24 << 10;         // codes that stay in the first-level cache while they pass
+constexpr int64_t kScoredBytes = 256 << 10;       // of panels on their way into the second-level cache
 constexpr double kSharedScale = 0.85;
 constexpr int kSpanBlocks = kSpan * 16;
 constexpr int kFewestScored = 4;        // queries whose survivors are worth another thread
@@ -27,9 +30,12 @@ int64_t MostSurvivors(int64_t blocks) {
   return std::max<int64_t>(4, blocks / 8);
 }
 
-int BatchFor(int64_t stride, int rows) {
-  const int64_t fitting = kBatchBytes / (stride * static_cast<int64_t>(sizeof(int32_t))) / rows * rows;
-  return static_cast<int>(std::clamp<int64_t>(fitting, rows, kMostBatch));
+int BatchFor(int64_t stride, int row_bytes, int rows) {
+  const int64_t value_bytes = stride * static_cast<int64_t>(sizeof(int32_t));
+  const bool cached =
+      kMostBatch * value_bytes <= kCachedValueBytes && int64_t{kMostBatch} * row_bytes <= kCachedWordBytes;
+  const int64_t fitting = kBatchBytes / value_bytes / rows * rows;
+  return static_cast<int>(std::clamp<int64_t>(fitting, rows, cached ? kMostBatch : kUsualBatch));
 }
 
 void PrefetchRow(const float* row, int dim) {
@@ -92,7 +98,7 @@ ScreenScan::ScreenScan(const ScreenCodes& codes, const ScreenNorms& norms, int k
       spans_((codes.super_blocks + kSpan - 1) / kSpan),
       // An odd number of cache lines, so that the rows of a tile do not meet in the same cache sets.
       stride_((codes.super_blocks | 1) * 16),
-      batch_size_(BatchFor(stride_, codes.kernels->rows)) {}
+      batch_size_(BatchFor(stride_, codes.words * codes.kernels->group, codes.kernels->rows)) {}
 
 ScreenScan::~ScreenScan() = default;
 

@@ -166,8 +166,10 @@ int Scan(const int32_t* values, int64_t count, int32_t threshold, int64_t first,
 }
 
 // Panels come from the third-level cache, or from memory where others fill that: those of the tasks this far ahead are
-// fetched line by line while earlier ones are scored.
+// fetched line by line while earlier ones are scored. Long panels are left to the processor, which follows them by itself:
+// so many would not stay in the first-level cache.
 constexpr int kTasksAhead = 8;
+constexpr int kLongestFetched = 64;  // dim
 
 inline const float* PanelOf(const ExactView& view, const ExactTask& task) {
   return view.panels.codes + int64_t{task.block} * kPanelCodes * view.panels.dim;
@@ -207,13 +209,14 @@ inline __attribute__((always_inline)) void ScorePanels(const ExactView& view, co
 template <class Use>
 inline __attribute__((always_inline)) void ForScores(const ExactView& view, const ExactTask* tasks, int count,
                                                      Use use) {
-  for (int i = 0; i < count && i < kTasksAhead; i++) {
+  const int tasks_ahead = view.panels.dim <= kLongestFetched ? kTasksAhead : 0;
+  for (int i = 0; i < count && i < tasks_ahead; i++) {
     FetchNormsAndIndices(view, tasks[i]);
     for (int k = 0; k < view.panels.dim; k++) __builtin_prefetch(PanelOf(view, tasks[i]) + k * kPanelCodes);
   }
   const auto pass = [&](auto& score, auto& ahead, int first, int size) __attribute__((always_inline)) {
     for (int i = 0; i < size; i++) {
-      const int there = first + i + kTasksAhead;
+      const int there = first + i + tasks_ahead;
       ahead[i] = tasks + (there < count ? there : count - 1);
     }
     ScorePanels(view, tasks + first, ahead, score);

@@ -23,9 +23,10 @@ import { planShards, type ShardInput, shardItems } from '../lib/dataset/plan.js'
 import type { SourceItem } from '../lib/dataset/source.js';
 import { listFolder } from '../lib/dataset/sources/files.js';
 import { readList } from '../lib/dataset/sources/list.js';
-import { countParquetRows, parquetItems } from '../lib/dataset/sources/parquet.js';
+import { checkParquetColumns, countParquetRows, parquetItems } from '../lib/dataset/sources/parquet.js';
 import { countTarSamples, tarItems } from '../lib/dataset/sources/tar.js';
 import { TokenFlowError } from '../lib/errors.js';
+import { packageRoot } from '../lib/native.js';
 import { packTar } from './support/dataset.js';
 
 type Items = AsyncIterable<SourceItem> | Iterable<SourceItem>;
@@ -402,6 +403,29 @@ describe('sources of images', () => {
       assert.equal(captions[0].id, 'Nr. 0');
       assert.deepEqual(captions[0].meta, { label: 0 });
       await refuses(captions[1].load!(), 'ERR_TOKENFLOW_IMAGE', /row 1 .* it has no caption/);
+    });
+
+    it('are read as Hugging Face datasets write them: by pyarrow, a struct, snappy', async () => {
+      const { parquetMetadataAsync, asyncBufferFromFile } = await import('hyparquet');
+      const file = path.join(packageRoot(), 'test', 'fixtures', 'dataset', 'hub.parquet');
+      const metadata = await parquetMetadataAsync(await asyncBufferFromFile(file));
+      assert.match(metadata.created_by!, /parquet-cpp-arrow/);
+      const codecs = metadata.row_groups.flatMap(({ columns }) => columns.map((c) => c.meta_data!.codec));
+      assert.deepEqual(new Set(codecs), new Set(['SNAPPY']));
+      await checkParquetColumns(file, { image: 'image', id: 'caption' });
+      const items = await collect(parquetItems(file));
+      assert.deepEqual(
+        items.map(({ id, meta }) => [id, meta]),
+        [
+          ['hub/0', { label: 0, caption: 'a cat' }],
+          ['hub/1', { label: 1, caption: null }],
+          ['hub/2', { label: 0, caption: 'ein Kätzchen' }],
+        ],
+      );
+      for (const [i, name] of ['plain.jpg', 'grey.png', 'palette.png'].entries()) {
+        const expected = readFileSync(path.join(packageRoot(), 'test', 'fixtures', 'image', name));
+        assert.deepEqual(Buffer.from(items[i].bytes!), expected);
+      }
     });
 
     it('give the same rows in slices', async () => {

@@ -288,7 +288,11 @@ describe('a run over a dataset', function () {
     it('makes no files for a shard of none but errors', async () => {
       mkdirSync(at('bad'));
       writeFileSync(at('bad', 'a.jpg'), '');
-      await succeed(['tokenize', at('bad'), '--out', at('bad-out')]);
+      await fail(
+        ['tokenize', at('bad'), '--out', at('bad-out')],
+        1,
+        /none of 1 image could be read.*'a\.jpg'/,
+      );
       assert.deepEqual(readdirSync(at('bad-out')).sort(), ['.tokenflow', 'errors.jsonl', 'manifest.json']);
       assert.deepEqual((await verifyRun(new RunFolder(at('bad-out')))).problems, []);
     });
@@ -586,10 +590,10 @@ describe('a run over a dataset', function () {
       await fail(
         [...base, at('other', 'thesis.tex'), photos],
         1,
-        /Cannot write .*thesis\.tex': a part of the path is a file/,
+        /Cannot write into .*thesis\.tex': it is a file, not a folder/,
       );
       await fail([...base, at('fresh')], 2, /name a source/);
-      await fail([...base, at('fresh'), '--resume'], 1, /has no manifest\.json/);
+      await fail([...base, at('fresh'), '--resume'], 1, /there is no folder .*fresh/);
       await fail([...base, at('fresh'), at('nowhere')], 1, /there is no '.*nowhere'/);
       await fail(['tokenize', photos], 2, /--out/);
       await fail([...base, at('fresh'), photos, '--shard', '3/2'], 2, /i\/n/);
@@ -625,18 +629,32 @@ describe('a run over a dataset', function () {
         });
       assert.match(await problemsOf(flip), /^shard-000001: shard-000001\.npy is damaged[^\n]*$/);
       const cut = (out: string) => edit(path.join(out, 'shard-000003.npy'), (bytes) => bytes.subarray(0, -1));
-      assert.match(await problemsOf(cut), /^shard-000003: .* bytes instead of \d+$/);
+      assert.match(
+        await problemsOf(cut),
+        /^shard-000003: .* bytes instead of \d+; make it again with --resume$/,
+      );
       const lose = (out: string) => rmSync(path.join(out, 'shard-000000.ids.jsonl'));
-      assert.match(await problemsOf(lose), /^shard-000000: shard-000000\.ids\.jsonl is missing$/);
+      assert.match(
+        await problemsOf(lose),
+        /^shard-000000: shard-000000\.ids\.jsonl is missing; make it again with --resume$/,
+      );
       const forget = (out: string) => editManifest(out, (manifest) => manifest.shards.splice(2, 1));
-      assert.match(await problemsOf(forget), /^1 of 6 shards are missing, the first is shard-000002/);
+      assert.match(await problemsOf(forget), /^manifest\.json lists 5 of the 6 shards that are there/);
+      const drop = (out: string) => {
+        forget(out);
+        rmSync(path.join(out, '.tokenflow', 'shards', 'shard-000002.json'));
+      };
+      assert.match(await problemsOf(drop), /^5 of 6 shards are there and whole, 1 not made yet/);
       const miscount = (out: string) =>
         editManifest(out, (manifest) => {
           manifest.shards[0].images = 5;
         });
       assert.match(await problemsOf(miscount), /holds 4 images instead of 5\n.*4 images were planned, but 5/);
       const complain = (out: string) => writeFileSync(path.join(out, 'errors.jsonl'), '{}\n');
-      assert.match(await problemsOf(complain), /^errors\.jsonl has 1 lines instead of 0$/);
+      assert.match(
+        await problemsOf(complain),
+        /^errors\.jsonl has 1 line instead of 0; make it again with --resume$/,
+      );
     });
 
     it('finds tokens out of range, whatever the checksums say', async () => {

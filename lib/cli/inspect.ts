@@ -8,6 +8,7 @@ import { tokenCount } from '../tokenizer/config.js';
 import type { Model } from '../tokenizer/model.js';
 import { openModel } from '../tokenizer/open-model.js';
 import { readTokens } from './arrays.js';
+import { type Inspection, inspectRun, inspectShard, isRunFolder, runOf, shardOf } from './inspect-run.js';
 import { jsonOption, option, quietOption } from './options.js';
 import { type OutputOptions, printJson } from './session.js';
 
@@ -32,7 +33,7 @@ function isNpy(file: string): boolean {
 }
 
 /** What an array holds, as data and in words. */
-async function inspectArray(file: string): Promise<{ data: object; lines: string[] }> {
+async function inspectArray(file: string): Promise<Inspection> {
   const { descr, shape } = readNpyHeader(file);
   if (/^[iu]/.test(descr) && shape.length <= 2) return inspectTokens(file, descr);
   return {
@@ -41,7 +42,7 @@ async function inspectArray(file: string): Promise<{ data: object; lines: string
   };
 }
 
-async function inspectTokens(file: string, descr: string): Promise<{ data: object; lines: string[] }> {
+async function inspectTokens(file: string, descr: string): Promise<Inspection> {
   const { tokens, shape } = await readTokens(file);
   let [least, most] = [tokens[0], tokens[0]];
   for (const token of tokens) {
@@ -49,11 +50,13 @@ async function inspectTokens(file: string, descr: string): Promise<{ data: objec
     most = Math.max(most, token);
   }
   const distinct = new Set(tokens).size;
+  const run = await runOf(file);
   return {
-    data: { kind: 'tokens', path: file, dtype: descr, shape, least, most, distinct },
+    data: { kind: 'tokens', path: file, dtype: descr, shape, least, most, distinct, ...run.data },
     lines: [
       `${file}: tokens of ${shape[0]} ${shape[0] === 1 ? 'image' : 'images'}, ${shape[1]} each (${descr})`,
       `  values ${least} to ${most}, ${distinct} different ones`,
+      ...run.lines,
     ],
   };
 }
@@ -67,7 +70,7 @@ const PARTS = {
 };
 
 /** What a checkpoint holds. */
-function inspectCheckpoint(file: string, options: InspectOptions): { data: object; lines: string[] } {
+function inspectCheckpoint(file: string, options: InspectOptions): Inspection {
   const checkpoint = openCheckpoint(file);
   try {
     const tensors = [...checkpoint.tensors];
@@ -149,25 +152,52 @@ function modelLines(model: Model, checkpoint: Checkpoint): string[] {
 }
 
 async function inspect(file: string, options: InspectOptions): Promise<void> {
-  let array: boolean;
+  const { data, lines } = await inspection(file, options);
+  if (options.json) printJson(data);
+  else process.stdout.write(`${lines.join('\n')}\n`);
+}
+
+async function inspection(file: string, options: InspectOptions): Promise<Inspection> {
+  let [array, run] = [false, false];
   try {
     array = isNpy(file);
+    run = isRunFolder(file);
   } catch (cause) {
     throw systemError('open', file, cause);
   }
-  const { data, lines } = array ? await inspectArray(file) : inspectCheckpoint(file, options);
-  if (options.json) printJson(data);
-  else if (!options.quiet) process.stdout.write(`${lines.join('\n')}\n`);
+  if (array) return inspectArray(file);
+  if (run) return inspectRun(file);
+  const shard = shardOf(file);
+  const tokens = shard && (shard.format !== 'safetensors' || holdsTokens(file));
+  return tokens ? inspectShard(file, shard.format, shard.base) : inspectCheckpoint(file, options);
+}
+
+/** Whether a safetensors file is a shard of tokens and no checkpoint. */
+function holdsTokens(file: string): boolean {
+  const checkpoint = openCheckpoint(file);
+  try {
+    return (
+      checkpoint.tensors.size === 2 && checkpoint.tensors.has('tokens') && checkpoint.tensors.has('sizes')
+    );
+  } finally {
+    checkpoint.close();
+  }
 }
 
 export function inspectCommand(): Command {
   return new Command('inspect')
-    .description('Say what a checkpoint or a file of tokens holds.')
-    .argument('<checkpoint|tokens>', 'a checkpoint, the folder it is in, or tokens (or any array) as .npy')
+    .description('Say what a checkpoint, a run of tokenize or a file of tokens holds.')
+    .argument(
+      '<checkpoint|tokens>',
+      'a checkpoint or the folder it is in; the folder of a run or a shard of it; tokens (or any array) as .npy',
+    )
     .addOption(option('--config <variant|path>', 'as of the other commands', '--config clipb'))
     .addOption(option('--tensors', 'list every tensor with its type and shape', 'inspect model.pt --tensors'))
     .addOption(jsonOption())
     .addOption(quietOption())
-    .addHelpText('after', '\nExample:\n  tokenflow inspect tokenflow_clipb_32k_enhanced.pt')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  tokenflow inspect tokenflow_clipb_32k_enhanced.pt\n  tokenflow inspect tokens',
+    )
     .action(inspect);
 }

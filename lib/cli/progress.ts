@@ -27,7 +27,8 @@ function share({ images, totalImages, shards, totalShards }: ProgressState): num
   return total === 0 ? 1 : Math.min(1, done / total);
 }
 
-const count = (n: number, one: string, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
+/** `1 image`, `2 images`. */
+export const count = (n: number, one: string, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 /** Numbers that both forms show. */
 function facts(state: ProgressState): string {

@@ -1,13 +1,13 @@
-import { Command } from 'commander';
+import { Command, InvalidArgumentError } from 'commander';
 import { DEFAULT_REDIS, type OnConnection } from '../queue/redis.js';
 import { RunQueue } from '../queue/run-queue.js';
 import { workOnQueue } from '../queue/work.js';
 import { RunFolder } from '../run/run-folder.js';
 import { localWorker } from '../run/shard-worker.js';
-import { checkRunModel, prepareRun } from '../run/tokenize-run.js';
+import { checkRunModel } from '../run/tokenize-run.js';
 import { addModelOptions, jsonOption, option, quietOption, wholeNumber } from './options.js';
-import { Progress } from './progress.js';
-import { addRunOptions, type RunCommandOptions, runRequest } from './run-options.js';
+import { count, Progress } from './progress.js';
+import { addRunOptions, nothingTokenized, prepared, type RunCommandOptions } from './run-options.js';
 import {
   CommandFailed,
   interrupted,
@@ -25,14 +25,28 @@ interface QueueOptions extends OutputOptions {
   redis: string;
 }
 
+/** `redis://host:port`, `rediss://host`, or the path of a socket. */
+function redisUrl(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (text.startsWith('/') || (url && ['redis:', 'rediss:'].includes(url.protocol) && url.hostname !== '')) {
+    return text;
+  }
+  throw new InvalidArgumentError('Expected redis://host:port, rediss://host:port or the path of a socket.');
+}
+
 const redisOption = () =>
-  option('--redis <url>', 'where Redis is', '--redis redis://queue.local:6379').default(DEFAULT_REDIS);
+  option('--redis <url>', 'where Redis is', '--redis redis://queue.local:6379')
+    .argParser(redisUrl)
+    .default(DEFAULT_REDIS);
 const outOption = () =>
   option(
     '-o, --out <folder>',
     'the folder of the run, shared by all workers',
     '--out tokens',
   ).makeOptionMandatory();
+
+const inPlace = (done: number, all: number) =>
+  `${done} of ${count(all, 'shard')} ${all === 1 ? 'is' : 'are'} in place`;
 
 const tellConnection =
   (tell: (line: string) => void): OnConnection =>
@@ -46,15 +60,20 @@ async function submit(
 ): Promise<void> {
   const { out, redis, json } = options;
   checkFolder(out);
-  const { folder } = await prepareRun(out, runRequest(sources, options, command), true, interrupted);
+  const { folder, shards } = await prepared(sources, options, command, true);
   await folder.removeAbandoned();
+  await folder.forgetDamaged(
+    shards,
+    (name, problem) => say(options, `${name} is damaged (${problem}) and is made again`),
+    interrupted,
+  );
   const queue = await RunQueue.open(folder, redis);
   try {
     const missing = await queue.missing();
     await queue.submit(missing);
     say(
       options,
-      `${missing.length} of ${queue.shards.length} shards are queued; start workers: tokenflow queue work --out ${out}`,
+      `${missing.length} of ${count(queue.shards.length, 'shard')} ${missing.length === 1 ? 'is' : 'are'} queued; start workers: tokenflow queue work --out ${out}`,
     );
     if (json) printJson({ out, queued: missing.length, plannedShards: queue.shards.length });
   } finally {
@@ -89,17 +108,18 @@ async function work(options: ModelOptions & QueueOptions & { lock: number }): Pr
     progress.end();
     const summary = await folder.summarize();
     const { images } = progress.state;
-    const state = `${summary.shards.length} of ${summary.plan.shards} shards are in place`;
-    say(options, `${made} shards, ${images} images made here; ${state}`);
+    const state = inPlace(summary.shards.length, summary.plan.shards);
+    say(options, `${count(made, 'shard')}, ${count(images, 'image')} made here; ${state}`);
     if (json) printJson({ out, made, images, complete: summary.complete, shards: summary.shards.length });
     if (stop.aborted) throw new CommandFailed('interrupted; other workers go on', 130);
     if (!summary.complete) {
       const failures = await queue.failures();
       throw new CommandFailed(
-        `${failures.length} shards could not be made, the first is ${failures[0]?.shard}: ${failures[0]?.message}; ` +
+        `${count(failures.length, 'shard')} could not be made, the first is ${failures[0]?.shard}: ${failures[0]?.message}; ` +
           'mend their inputs and submit again',
       );
     }
+    await nothingTokenized(summary, folder);
   } finally {
     progress.end();
     await maker.close();
@@ -112,17 +132,17 @@ async function status(options: QueueOptions): Promise<void> {
   const folder = new RunFolder(out);
   const queue = await RunQueue.open(folder, redis);
   try {
-    const inPlace = queue.shards.length - (await queue.missing()).length;
+    const done = queue.shards.length - (await queue.missing()).length;
     const counts = await queue.counts();
     const failures = await queue.failures();
-    const result = { out, plannedShards: queue.shards.length, inPlace, ...counts, failures };
+    const result = { out, plannedShards: queue.shards.length, inPlace: done, ...counts, failures };
     if (json) {
       printJson(result);
       return;
     }
     const { waiting, active, failed } = counts;
     const lines = [
-      `${out}: ${inPlace} of ${queue.shards.length} shards are in place`,
+      `${out}: ${inPlace(done, queue.shards.length)}`,
       `  ${waiting} waiting, ${active} being made, ${failed} failed`,
       ...failures.map(({ shard, message }) => `  ${shard}: ${message}`),
     ];

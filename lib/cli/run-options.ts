@@ -1,10 +1,13 @@
 /** Options that `tokenize` and `queue submit` share: what the tokens of a run depend on. */
 import type { Command } from 'commander';
-import { TOKEN_FORMATS } from '../dataset/sink.js';
-import type { RunSettings } from '../run/manifest.js';
-import type { RunRequest } from '../run/tokenize-run.js';
+import { hasDtype, noDtypeOf, TOKEN_FORMATS } from '../dataset/sink.js';
+import { ColumnError } from '../dataset/sources/parquet.js';
+import type { Manifest, RunSettings } from '../run/manifest.js';
+import type { RunFolder } from '../run/run-folder.js';
+import { type PreparedRun, prepareRun, type RunRequest } from '../run/tokenize-run.js';
 import { fitOption, maxPixelsOption, option, wholeNumber } from './options.js';
-import { type ModelOptions, modelPath } from './session.js';
+import { count } from './progress.js';
+import { CommandFailed, interrupted, type ModelOptions, modelPath, usageError } from './session.js';
 
 export interface RunCommandOptions extends ModelOptions, Partial<RunSettings> {
   out: string;
@@ -49,12 +52,39 @@ export function addRunOptions(command: Command): Command {
     .addOption(maxPixelsOption());
 }
 
-/** What was asked for; options that were not named are left open. */
-export function runRequest(
+/**
+ * Plans the run that was asked for and takes its folder.
+ *
+ * @param goOn whether the folder may hold the same run already
+ */
+export async function prepared(
   sources: readonly string[],
   options: RunCommandOptions,
   command: Command,
-): RunRequest {
+  goOn: boolean,
+): Promise<PreparedRun> {
+  const { format, dtype, out } = options;
+  if (format && dtype && !hasDtype(format)) throw usageError(`--dtype ${noDtypeOf(format)}`);
+  try {
+    return await prepareRun(out, runRequest(sources, options, command), goOn, interrupted);
+  } catch (error) {
+    throw error instanceof ColumnError ? usageError(error.message) : error;
+  }
+}
+
+/** Fails when there was something to tokenize, and nothing came of it. */
+export async function nothingTokenized(
+  { images, errors, complete }: Manifest,
+  folder: RunFolder,
+): Promise<void> {
+  if (images > 0 || (errors === 0 && !complete)) return;
+  if (errors === 0) throw new CommandFailed('the sources hold no images');
+  const first = await folder.firstError();
+  throw new CommandFailed(`none of ${count(errors, 'image')} could be read; the first: ${first?.message}`);
+}
+
+/** What was asked for; options that were not named are left open. */
+function runRequest(sources: readonly string[], options: RunCommandOptions, command: Command): RunRequest {
   const named = <K extends keyof RunCommandOptions>(name: K): RunCommandOptions[K] | undefined =>
     command.getOptionValueSource(name) === 'default' ? undefined : options[name];
   const { format, dtype, maxPixels, image, id, glob, shardSize, config } = options;

@@ -1,6 +1,7 @@
 /** Where results go. Checked before anything is computed, so that no work is lost to a path that cannot be written. */
 import { accessSync, constants, existsSync, mkdirSync, realpathSync, statSync } from 'node:fs';
 import * as path from 'node:path';
+import { TokenFlowError } from '../errors.js';
 import { systemError } from '../system-error.js';
 import { usageError } from './session.js';
 
@@ -79,10 +80,17 @@ export function checkFolder(folder: string): void {
   let nearest = path.resolve(folder);
   try {
     while (!statSync(nearest, { throwIfNoEntry: false })) nearest = path.dirname(nearest);
+    if (!statSync(nearest).isDirectory() && nearest === path.resolve(folder)) {
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_IO',
+        `Cannot write into '${folder}': it is a file, not a folder; name another place`,
+      );
+    }
     if (!statSync(nearest).isDirectory())
       throw Object.assign(new Error('not a directory'), { code: 'ENOTDIR' });
     accessSync(nearest, constants.W_OK);
   } catch (cause) {
+    if (cause instanceof TokenFlowError) throw cause;
     throw systemError(existsSync(folder) ? 'write' : 'make the folder', folder, cause);
   }
 }

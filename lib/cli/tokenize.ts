@@ -1,8 +1,8 @@
 import { Command, InvalidArgumentError } from 'commander';
-import { prepareRun, type TokenizeResult, tokenizeRun } from '../run/tokenize-run.js';
+import { type TokenizeResult, tokenizeRun } from '../run/tokenize-run.js';
 import { addModelOptions, option, wholeNumber } from './options.js';
-import { Progress } from './progress.js';
-import { addRunOptions, type RunCommandOptions, runRequest } from './run-options.js';
+import { count, Progress } from './progress.js';
+import { addRunOptions, nothingTokenized, prepared, type RunCommandOptions } from './run-options.js';
 import { CommandFailed, interrupted, printJson, say, stopFirst, usageError } from './session.js';
 import { checkFolder } from './targets.js';
 
@@ -41,8 +41,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
   if (retryErrors && !resume) throw usageError('--retry-errors goes with --resume');
   checkFolder(out);
   const stop = stopFirst();
-  const request = runRequest(sources, options, command);
-  const run = await prepareRun(out, request, resume || shard !== undefined, interrupted);
+  const run = await prepared(sources, options, command, resume || shard !== undefined);
   const progress = new Progress(process.stderr, quiet);
   stop.addEventListener('abort', () =>
     progress.say('finishing the shard that was begun; Ctrl-C again stops at once'),
@@ -53,6 +52,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
       ...{ workers, strict, retryErrors, part: shard, stop, signal: interrupted },
       load: { config, device, threads, batchSize: batch },
       onBegin: (images, shards) => progress.begin(images, shards),
+      onDamaged: (name, problem) => progress.say(`${name} is damaged (${problem}) and is made again`),
       onImages: (done, failed) => progress.images(done, failed),
       onShard: ({ name }) => progress.shard(name),
       onBroken: (error) => progress.say(`${error.shard} cannot be made: ${error.message}`),
@@ -60,12 +60,19 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
   } finally {
     progress.end();
   }
-  const { manifest, made, broken } = result;
+  const { manifest, made, broken, repeated } = result;
   const { seconds, images } = progress.state;
   const rate = seconds > 0 && images > 0 ? `, ${(images / seconds).toFixed(1)} images/s` : '';
-  const errors = manifest.errors > 0 ? `, ${manifest.errors} errors (errors.jsonl)` : '';
-  const shards = `${manifest.shards.length} of ${manifest.plan.shards} shards`;
-  say(options, `${shards}, ${manifest.images} images${errors}; ${seconds.toFixed(1)} s${rate} -> ${out}`);
+  const errors = manifest.errors > 0 ? `, ${count(manifest.errors, 'error')} (errors.jsonl)` : '';
+  const shards = `${manifest.shards.length} of ${count(manifest.plan.shards, 'shard')}`;
+  say(
+    options,
+    `${shards}, ${count(manifest.images, 'image')}${errors}; ${seconds.toFixed(1)} s${rate} -> ${out}`,
+  );
+  if (repeated) {
+    const ids = repeated.count === 1 ? '1 id stands' : `${repeated.count} ids stand`;
+    say(options, `warning: ${ids} for more than one image of this run, '${repeated.example}' for instance`);
+  }
   if (json) {
     printJson({
       out,
@@ -75,6 +82,7 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
       shards: manifest.shards.length,
       plannedShards: manifest.plan.shards,
       made,
+      repeatedIds: repeated?.count ?? 0,
       broken: broken.map(({ shard: name, message }) => ({ shard: name, message })),
       seconds,
     });
@@ -84,9 +92,10 @@ async function tokenize(sources: string[], options: TokenizeCommandOptions, comm
   if (broken.length > 0) {
     const advice = 'mend their inputs and add --resume';
     throw new CommandFailed(
-      `${broken.length} of ${manifest.plan.shards} shards could not be made; ${advice}`,
+      `${broken.length} of ${count(manifest.plan.shards, 'shard')} could not be made; ${advice}`,
     );
   }
+  await nothingTokenized(manifest, run.folder);
 }
 
 export function tokenizeCommand(): Command {

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { RunFolder } from '../run/run-folder.js';
 import { verifyRun } from '../run/verify.js';
 import { jsonOption, quietOption } from './options.js';
+import { count } from './progress.js';
 import { CommandFailed, interrupted, type OutputOptions, printJson, say } from './session.js';
 
 async function verify(out: string, options: OutputOptions): Promise<void> {
@@ -15,9 +16,10 @@ async function verify(out: string, options: OutputOptions): Promise<void> {
   for (const problem of problems) say(options, problem);
   if (options.json) printJson({ folder: out, ...result });
   if (problems.length > 0) {
-    throw new CommandFailed(`${out}: ${problems.length} ${problems.length === 1 ? 'problem' : 'problems'}`);
+    throw new CommandFailed(`${out}: ${count(problems.length, 'problem')}`);
   }
-  say(options, `${out}: ${shards} shards, ${images} images, ${errors} errors; all is as it was written`);
+  const all = `${count(shards, 'shard')}, ${count(images, 'image')}, ${count(errors, 'error')}`;
+  say(options, `${out}: ${all}; all is as it was written`);
 }
 
 export function verifyCommand(): Command {

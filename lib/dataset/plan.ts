@@ -7,7 +7,7 @@ import { checkOptions, invalidArgument } from '../errors.js';
 import type { Input } from './find-inputs.js';
 import type { SourceItem } from './source.js';
 import { type FileList, fileItems } from './sources/files.js';
-import { countParquetRows, parquetItems } from './sources/parquet.js';
+import { checkParquetColumns, countParquetRows, parquetItems } from './sources/parquet.js';
 import { countTarSamples, tarItems } from './sources/tar.js';
 
 /** What a shard is made of: references to images, not images. */
@@ -30,7 +30,7 @@ export interface Plan {
   sha256: string;
 }
 
-export interface PlanOptions {
+export interface PlanOptions extends ItemOptions {
   /** The most images in a shard. Default 10 000; but a tar is one shard, as counting its samples means reading it. */
   shardSize?: number;
 }
@@ -45,15 +45,21 @@ export interface ItemOptions {
 
 const DEFAULT_SHARD_SIZE = 10_000;
 
-/** Cuts inputs into shards. @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_INVALID_ARGUMENT */
+/**
+ * Cuts inputs into shards.
+ *
+ * @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_INVALID_ARGUMENT, ERR_TOKENFLOW_FORMAT: a column that a Parquet file
+ * does not have
+ */
 export async function planShards(inputs: readonly Input[], options: PlanOptions = {}): Promise<Plan> {
-  checkOptions('planShards', options, ['shardSize']);
-  const { shardSize } = options;
+  checkOptions('planShards', options, ['shardSize', 'image', 'id']);
+  const { shardSize, image, id } = options;
   if (shardSize !== undefined && !(Number.isSafeInteger(shardSize) && shardSize > 0)) {
     throw invalidArgument('shardSize', 'a whole number over 0', shardSize);
   }
   const parts: ShardInput[] = [];
   for (const input of inputs) {
+    if (input.kind === 'parquet') await checkParquetColumns(input.file, { image, id });
     for await (const part of cut(input, shardSize)) parts.push(part);
   }
   const shards = parts.map((input, i): PlannedShard => ({ name: shardName(i), input }));

@@ -85,14 +85,14 @@ export async function openShard(
   base: string,
   options: ShardOptions,
 ): Promise<ShardWriter> {
-  const { extensions, hasDtype, open } = formatOf(format);
+  const { extensions, open } = formatOf(format);
   checkOptions('openShard', options, ['tokensPerImage', 'codebookSize', 'dtype']);
   const { tokensPerImage, codebookSize } = options;
   for (const [name, value] of Object.entries({ tokensPerImage, codebookSize })) {
     if (!Number.isSafeInteger(value) || value < 1) throw invalidArgument(name, 'a positive integer', value);
   }
-  if (options.dtype !== undefined && !hasDtype) {
-    throw invalidArgument('dtype', `nothing, as ${format} has a type of its own,`, options.dtype);
+  if (options.dtype !== undefined && !hasDtype(format)) {
+    throw new TokenFlowError('ERR_TOKENFLOW_INVALID_ARGUMENT', `dtype ${noDtypeOf(format)}`);
   }
   const dtype = options.dtype ?? (codebookSize <= 0x10000 ? 'uint16' : 'int32');
   if (dtype !== 'uint16' && dtype !== 'int32') throw invalidArgument('dtype', "'uint16' or 'int32'", dtype);
@@ -123,6 +123,15 @@ export async function openShard(
  */
 export function readShard(format: TokenFormat, base: string): AsyncIterable<TokenRecord> {
   return formatOf(format).read(shardPaths(format, base));
+}
+
+/** Whether a format leaves a choice of how tokens are stored. */
+export const hasDtype = (format: TokenFormat): boolean => formatOf(format).hasDtype;
+
+/** What is wrong with a dtype for a format that has none to choose, after the name of the option. */
+export function noDtypeOf(format: TokenFormat): string {
+  const kinds = TOKEN_FORMATS.filter(hasDtype);
+  return `goes with ${kinds.slice(0, -1).join(', ')} and ${kinds.at(-1)}; ${format} has a type of its own`;
 }
 
 /** The files of a shard, in the order in which they get their names: it is whole if and only if the last one is there. */

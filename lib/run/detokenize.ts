@@ -3,9 +3,11 @@ import { mkdir } from 'node:fs/promises';
 import * as path from 'node:path';
 import { readShard, type TokenRecord } from '../dataset/sink.js';
 import { isImageName } from '../dataset/sources/image-names.js';
+import { TokenFlowError } from '../errors.js';
 import { writePng } from '../image/png.js';
 import { systemError } from '../system-error.js';
 import type { TokenFlow } from '../tokenizer/tokenflow.js';
+import { damage } from './damage.js';
 import type { RunFolder } from './run-folder.js';
 
 export interface DetokenizeOptions {
@@ -25,7 +27,8 @@ const DEFAULT_BATCH = 8;
  * Writes the images of a run below `out`, each as PNG under its id. A batch is decoded while the one before it is written.
  *
  * @returns how many images were written
- * @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_FORMAT, ERR_TOKENFLOW_INVALID_ARGUMENT (tokens of another model)
+ * @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_FORMAT (a damaged shard), ERR_TOKENFLOW_INVALID_ARGUMENT (tokens out of
+ * the model's range)
  */
 export async function detokenizeRun(
   folder: RunFolder,
@@ -56,20 +59,27 @@ export async function detokenizeRun(
     writing = Promise.all(records.map(write)).then(() => {});
     writing.catch(() => {}); // awaited with the next batch
   };
-  for await (const record of runRecords(folder)) {
-    if (count === limit) break;
+  for await (const record of runRecords(folder, signal)) {
     count++;
     batch.push(record);
     if (batch.length === batchSize) await flush();
+    if (count === limit) break; // before the next shard is opened
   }
   if (batch.length > 0) await flush();
   await writing;
   return count;
 }
 
-async function* runRecords(folder: RunFolder): AsyncGenerator<TokenRecord> {
-  const { settings, shards } = await folder.existingManifest();
-  for (const { name, files } of shards) {
+async function* runRecords(folder: RunFolder, signal?: AbortSignal): AsyncGenerator<TokenRecord> {
+  const manifest = await folder.existingManifest();
+  const { settings } = manifest;
+  const plan = manifest.complete ? [] : await folder.plan(); // a complete manifest lists every shard
+  for (const { name, files } of await folder.shards(manifest, plan)) {
+    const problem = await damage(folder.path, files, signal);
+    if (problem) {
+      const advice = `make it again with: tokenflow tokenize --resume --out ${folder.path}`;
+      throw new TokenFlowError('ERR_TOKENFLOW_FORMAT', `Cannot decode ${name}: ${problem}; ${advice}`);
+    }
     if (files.length > 0) yield* readShard(settings.format, folder.shardBase(name));
   }
 }

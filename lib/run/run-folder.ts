@@ -16,14 +16,9 @@ import type { Plan, PlannedShard } from '../dataset/plan.js';
 import { isAbandoned, isPart, PendingFile } from '../dataset/sinks/pending-file.js';
 import { TokenFlowError } from '../errors.js';
 import { systemError } from '../system-error.js';
+import { damage } from './damage.js';
+import type { ItemError } from './item-error.js';
 import { difference, type Manifest, parseManifest, type RunIdentity, type ShardSummary } from './manifest.js';
-
-/** An image that has no tokens, as in `errors.jsonl`. */
-export interface ItemError {
-  id: string;
-  code: string;
-  message: string;
-}
 
 /** What came of a shard. */
 export interface ShardRecord {
@@ -57,6 +52,12 @@ export class RunFolder {
   async existingManifest(): Promise<Manifest> {
     const manifest = await this.manifest();
     if (manifest) return manifest;
+    if (!(await statIfThere(this.path))) {
+      throw new TokenFlowError(
+        'ERR_TOKENFLOW_IO',
+        `Expected the folder of a run but there is no folder ${this.path}`,
+      );
+    }
     throw new TokenFlowError(
       'ERR_TOKENFLOW_IO',
       `Expected the folder of a run but ${this.path} has no manifest.json; make one with 'tokenflow tokenize'`,
@@ -115,15 +116,61 @@ export class RunFolder {
       .map((line) => JSON.parse(line) as PlannedShard);
   }
 
+  /** What came of a shard when it was finished, whatever has become of its files. */
+  async finished(name: string): Promise<ShardRecord | undefined> {
+    const file = this.#record(name);
+    const text = await readIfThere(file);
+    if (text === undefined) return undefined;
+    try {
+      return JSON.parse(text) as ShardRecord;
+    } catch (cause) {
+      const message = `Cannot read ${file}: ${(cause as Error).message}; remove it, and make its shard again with --resume`;
+      throw new TokenFlowError('ERR_TOKENFLOW_FORMAT', message, { cause });
+    }
+  }
+
   /** What came of a shard, if it is in place: recorded, and its files are there. */
   async record(name: string): Promise<ShardRecord | undefined> {
-    const text = await readIfThere(this.#at('.tokenflow', 'shards', `${name}.json`));
-    if (text === undefined) return undefined;
-    const record = JSON.parse(text) as ShardRecord;
-    for (const { name: file, bytes } of record.files) {
+    const record = await this.finished(name);
+    for (const { name: file, bytes } of record?.files ?? []) {
       if ((await statIfThere(this.#at(file)))?.size !== bytes) return undefined;
     }
     return record;
+  }
+
+  /**
+   * Every shard that is finished, in the order of the plan: those that the manifest lists, and those that came after it was
+   * written, as in a run that was killed.
+   */
+  async shards(manifest: Manifest, plan: readonly PlannedShard[]): Promise<ShardSummary[]> {
+    const listed = new Map(manifest.shards.map((shard) => [shard.name, shard]));
+    const found: ShardSummary[] = [];
+    for (const { name } of plan) {
+      const record = listed.has(name) ? undefined : await this.finished(name);
+      const shard = listed.get(name) ?? (record && summaryOf(record));
+      if (shard) found.push(shard);
+      listed.delete(name);
+    }
+    return [...found, ...listed.values()];
+  }
+
+  /**
+   * Forgets that shards are in place whose files are not as they were written, so that they are made again.
+   *
+   * @param onDamage told of each, and what is wrong with it
+   */
+  async forgetDamaged(
+    shards: readonly PlannedShard[],
+    onDamage: (name: string, problem: string) => void = () => {},
+    signal?: AbortSignal,
+  ): Promise<void> {
+    for (const { name } of shards) {
+      const record = await this.finished(name);
+      const problem = record && (await damage(this.path, record.files, signal));
+      if (!problem) continue;
+      await rm(this.#record(name), { force: true });
+      onDamage(name, problem);
+    }
   }
 
   /** Records of the shards that are in place, by name. */
@@ -138,10 +185,7 @@ export class RunFolder {
 
   /** Says that a shard is in place. */
   async putRecord(record: ShardRecord): Promise<void> {
-    await this.#write(
-      path.join('.tokenflow', 'shards', `${record.name}.json`),
-      `${JSON.stringify(record)}\n`,
-    );
+    await this.#write(path.relative(this.path, this.#record(record.name)), `${JSON.stringify(record)}\n`);
   }
 
   /** Brings manifest.json and errors.jsonl up to date. Any process may do it at any time. */
@@ -156,12 +200,24 @@ export class RunFolder {
       complete: inPlace.length === plan.length,
       images: inPlace.reduce((sum, { images }) => sum + images, 0),
       errors: errors.length,
-      shards: inPlace.map((record) => ({ ...record, errors: record.errors.length })),
+      shards: inPlace.map(summaryOf),
     };
     await this.#write('errors.jsonl', errors.map((error) => `${JSON.stringify(error)}\n`).join(''));
     await this.#write('manifest.json', pretty(manifest));
     if (manifest.complete) await this.#removeParts((name) => name.startsWith('.shard-')); // nobody needs them any more
     return manifest;
+  }
+
+  /** The first image of the run that has no tokens. @throws TokenFlowError ERR_TOKENFLOW_IO */
+  async firstError(): Promise<ItemError | undefined> {
+    const [line] = ((await readIfThere(this.#at('errors.jsonl'))) ?? '').split('\n', 1);
+    return line === '' ? undefined : (JSON.parse(line) as ItemError);
+  }
+
+  /** Lines of errors.jsonl; undefined when it is not there. @throws TokenFlowError ERR_TOKENFLOW_IO */
+  async errorLines(): Promise<number | undefined> {
+    const text = await readIfThere(this.#at('errors.jsonl'));
+    return text?.split('\n').filter((line) => line !== '').length;
   }
 
   /** Removes what processes of this machine left half-written when they were killed. */
@@ -179,6 +235,10 @@ export class RunFolder {
 
   #at(...names: string[]): string {
     return path.join(this.path, ...names);
+  }
+
+  #record(name: string): string {
+    return this.#at('.tokenflow', 'shards', `${name}.json`);
   }
 
   async #makeFolders(): Promise<void> {
@@ -211,6 +271,8 @@ export class RunFolder {
     }
   }
 }
+
+const summaryOf = (record: ShardRecord): ShardSummary => ({ ...record, errors: record.errors.length });
 
 const pretty = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
 

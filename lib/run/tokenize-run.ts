@@ -10,6 +10,7 @@ import type { LoadOptions } from '../tokenizer/types.js';
 import { difference, type Manifest, type RunIdentity, type RunModel, type RunSettings } from './manifest.js';
 import { modelHash } from './model-hash.js';
 import { processWorker } from './process-worker.js';
+import { type RepeatedIds, repeatedIds } from './repeated-ids.js';
 import { RunFolder, type ShardRecord } from './run-folder.js';
 import { runShards } from './run-shards.js';
 import { localWorker, type ShardWorker } from './shard-worker.js';
@@ -38,7 +39,7 @@ export interface PreparedRun {
  * Plans a run and takes its folder.
  *
  * @param goOn whether the folder may hold the same run already
- * @throws TokenFlowError as `findInputs`, `TokenFlow.load`, `RunFolder.begin`
+ * @throws TokenFlowError as `findInputs`, `planShards`, `TokenFlow.load`, `RunFolder.begin`
  */
 export async function prepareRun(
   out: string,
@@ -57,7 +58,11 @@ export async function prepareRun(
   };
   const plan = before
     ? { shards: await folder.plan(), sha256: before.plan.sha256 }
-    : await planShards(await findInputs(sources, { glob }), { shardSize });
+    : await planShards(await findInputs(sources, { glob }), {
+        shardSize,
+        image: settings.image,
+        id: settings.id,
+      });
   const identity: RunIdentity = {
     tokenflow: packageVersion(),
     model: await describeModel(request, signal),
@@ -106,6 +111,8 @@ export async function checkRunModel(
 export interface RunEvents {
   /** Images that the shards to be made have, where that is known without reading them, and how many shards there are. */
   onBegin?: (images: number | undefined, shards: number) => void;
+  /** A shard of before whose files are not as they were written; it is made again. */
+  onDamaged?: (shard: string, problem: string) => void;
   onImages?: (done: number, failed: number) => void;
   onShard?: (record: ShardRecord) => void;
   onBroken?: (error: BrokenInputError) => void;
@@ -133,14 +140,22 @@ export interface TokenizeResult {
   made: number;
   /** Shards that could not be made, as their input is broken. */
   broken: BrokenInputError[];
+  /** Ids that stand for more than one image, looked for when the run has become complete. */
+  repeated?: RepeatedIds;
+}
+
+/** Whether images of different shards may have the same id: paths of files are checked when they are found. */
+function mayRepeatIds(shards: readonly PlannedShard[]): boolean {
+  return shards.length > 1 && shards.some(({ input }) => input.kind !== 'files');
 }
 
 /** Makes the shards that are not in place, and brings the manifest up to date, whatever happens. */
 export async function tokenizeRun(run: PreparedRun, options: TokenizeOptions): Promise<TokenizeResult> {
   const { folder, shards } = run;
-  const { part, workers = 1, retryErrors = false, signal, stop, onBegin, ...events } = options;
+  const { part, workers = 1, retryErrors = false, signal, stop, onBegin, onDamaged, ...events } = options;
   const mine = part ? shards.filter((_, i) => i % part.of === part.index - 1) : shards;
   await folder.removeAbandoned();
+  await folder.forgetDamaged(mine, onDamaged, signal);
   const records = await folder.records(mine);
   const left = mine.filter(({ name }) => {
     const record = records.get(name);
@@ -159,7 +174,10 @@ export async function tokenizeRun(run: PreparedRun, options: TokenizeOptions): P
       ...events,
       onFatal: () => failing.abort(),
     });
-    return { manifest: await folder.summarize(), made, broken };
+    const manifest = await folder.summarize();
+    const looked = made > 0 && manifest.complete && mayRepeatIds(shards);
+    const repeated = looked ? await repeatedIds(folder, manifest, signal) : undefined;
+    return { manifest, made, broken, repeated };
   } catch (error) {
     await folder.summarize().catch(() => {}); // the error that ended the run is the one to tell
     throw error;

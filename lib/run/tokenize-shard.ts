@@ -4,8 +4,9 @@ import { openShard } from '../dataset/sink.js';
 import type { SourceItem } from '../dataset/source.js';
 import { TokenFlowError } from '../errors.js';
 import type { TokenFlow } from '../tokenizer/tokenflow.js';
+import { type ItemError, itemError } from './item-error.js';
 import type { RunSettings } from './manifest.js';
-import type { ItemError, RunFolder, ShardRecord } from './run-folder.js';
+import type { RunFolder, ShardRecord } from './run-folder.js';
 
 export interface ShardJob {
   folder: RunFolder;
@@ -48,7 +49,7 @@ export async function tokenizeShard(job: ShardJob): Promise<ShardRecord> {
   const errors: ItemError[] = [];
   const failed = (error: TokenFlowError, id: string) => {
     if (strict) throw error;
-    errors.push({ id, code: error.code, message: error.message });
+    errors.push(itemError(id, error));
     onImage?.(true);
   };
   let broken: BrokenInputError | undefined;

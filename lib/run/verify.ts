@@ -1,16 +1,15 @@
 /** Whether a folder of token shards holds what its manifest says. */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { readFile } from 'node:fs/promises';
-import * as path from 'node:path';
-import { pipeline } from 'node:stream/promises';
-import { plannedImages } from '../dataset/plan.js';
-import { readShard } from '../dataset/sink.js';
+import { readdir } from 'node:fs/promises';
+import { type PlannedShard, plannedImages } from '../dataset/plan.js';
+import { readShard, shardPaths } from '../dataset/sink.js';
 import { TokenFlowError } from '../errors.js';
+import { systemError } from '../system-error.js';
+import { damage } from './damage.js';
 import type { Manifest, ShardSummary } from './manifest.js';
 import type { RunFolder } from './run-folder.js';
 
 export interface Verification {
+  /** Shards that are finished, with the images that have tokens and those that have none. */
   shards: number;
   images: number;
   errors: number;
@@ -24,9 +23,9 @@ export interface VerifyOptions {
 }
 
 /**
- * Checks every shard: that its files are there with the bytes they were written with, that they hold as many images as was
- * recorded, each with as many tokens as the model has, in the range of its codebook; that no shard is missing, and that every
- * image of the plan has tokens or an error.
+ * Checks every shard that is finished: that its files are there with the bytes they were written with, that they hold as many
+ * images as was recorded, each with as many tokens as the model has, in the range of its codebook; that no shard is missing,
+ * that every image of the plan has tokens or an error, and that no other shards lie about.
  *
  * @throws TokenFlowError ERR_TOKENFLOW_IO, ERR_TOKENFLOW_FORMAT when there is no manifest to go by
  */
@@ -35,29 +34,42 @@ export async function verifyRun(
   { signal, onShard }: VerifyOptions = {},
 ): Promise<Verification> {
   const manifest = await folder.existingManifest();
-  const planned = new Map((await folder.plan()).map((shard) => [shard.name, shard]));
+  const plan = await folder.plan();
+  const planned = new Map(plan.map((shard) => [shard.name, shard]));
+  const shards = await folder.shards(manifest, plan);
   const problems: string[] = [];
-  const present = new Set(manifest.shards.map(({ name }) => name));
-  const missing = [...planned.keys()].filter((name) => !present.has(name));
-  if (missing.length > 0) {
-    problems.push(
-      `${missing.length} of ${planned.size} shards are missing, the first is ${missing[0]}; add them with --resume`,
-    );
-  }
-  for (const shard of manifest.shards) {
+  let whole = 0;
+  for (const shard of shards) {
     const found = await shardProblems(folder, shard, manifest, signal);
-    const plan = planned.get(shard.name);
-    const images = plan && plannedImages(plan);
-    if (!plan) found.push('is not in the plan');
+    const intended = planned.get(shard.name);
+    const images = intended && plannedImages(intended);
+    if (!intended) found.push('is not in the plan');
     if (images !== undefined && images !== shard.images + shard.errors) {
       found.push(`${images} images were planned, but ${shard.images} have tokens and ${shard.errors} errors`);
     }
+    if (found.length === 0) whole++;
     problems.push(...found.map((problem) => `${shard.name}: ${problem}`));
     onShard?.(shard.name, found);
   }
-  problems.push(...(await errorListProblems(folder, manifest)));
-  return { shards: manifest.shards.length, images: manifest.images, errors: manifest.errors, problems };
+  const missing = plan.length - shards.filter(({ name }) => planned.has(name)).length;
+  if (missing > 0) {
+    const add = missing === 1 ? 'add it' : 'add them';
+    problems.unshift(
+      `${whole} of ${plan.length} shards are there and whole, ${missing} not made yet; ${add} with --resume`,
+    );
+  } else if (manifest.shards.length < shards.length) {
+    problems.unshift(
+      `manifest.json lists ${manifest.shards.length} of the ${shards.length} shards that are there; bring it up to date with --resume`,
+    );
+  }
+  const sum = (of: 'images' | 'errors') => shards.reduce((total, shard) => total + shard[of], 0);
+  const [images, errors] = [sum('images'), sum('errors')];
+  problems.push(...(await errorListProblems(folder, manifest, errors)));
+  problems.push(...(await strayFiles(folder, manifest, shards, plan)));
+  return { shards: shards.length, images, errors, problems };
 }
+
+const REMAKE = 'make it again with --resume';
 
 async function shardProblems(
   folder: RunFolder,
@@ -65,13 +77,8 @@ async function shardProblems(
   { settings, model }: Manifest,
   signal?: AbortSignal,
 ): Promise<string[]> {
-  for (const { name: file, bytes, sha256 } of files) {
-    const found = await fingerprint(path.join(folder.path, file), signal);
-    if (!found) return [`${file} is missing`];
-    if (found.bytes !== bytes) return [`${file} has ${found.bytes} bytes instead of ${bytes}`];
-    if (found.sha256 !== sha256)
-      return [`${file} is damaged: its checksum is not the one it was written with`];
-  }
+  const damaged = await damage(folder.path, files, signal);
+  if (damaged) return [`${damaged}; ${REMAKE}`];
   if (files.length === 0) return images === 0 ? [] : [`it has no files, but ${images} images`];
   let count = 0;
   try {
@@ -92,28 +99,40 @@ async function shardProblems(
   return count === images ? [] : [`it holds ${count} images instead of ${images}`];
 }
 
-async function fingerprint(
-  file: string,
-  signal?: AbortSignal,
-): Promise<{ bytes: number; sha256: string } | undefined> {
-  const hash = createHash('sha256');
-  const stream = createReadStream(file, { highWaterMark: 2 ** 20 });
-  try {
-    await pipeline(stream, hash, { signal });
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
+/** The list is written with the manifest, so it may be older than the shards of a run that was killed. */
+async function errorListProblems(folder: RunFolder, manifest: Manifest, errors: number): Promise<string[]> {
+  const lines = await folder.errorLines();
+  if (lines === undefined) {
+    return manifest.complete || manifest.errors > 0 ? [`errors.jsonl is missing; ${REMAKE}`] : [];
   }
-  return { bytes: stream.bytesRead, sha256: hash.digest('hex') };
+  if (lines === manifest.errors || (!manifest.complete && lines === errors)) return [];
+  return [
+    `errors.jsonl has ${lines} ${lines === 1 ? 'line' : 'lines'} instead of ${manifest.errors}; ${REMAKE}`,
+  ];
 }
 
-async function errorListProblems(folder: RunFolder, { errors }: Manifest): Promise<string[]> {
-  let text: string;
-  try {
-    text = await readFile(path.join(folder.path, 'errors.jsonl'), 'utf8');
-  } catch (error) {
-    return [`errors.jsonl cannot be read: ${(error as Error).message}`];
+/** Files that look like shards and are none of this run's. */
+async function strayFiles(
+  folder: RunFolder,
+  { settings }: Manifest,
+  shards: readonly ShardSummary[],
+  plan: readonly PlannedShard[],
+): Promise<string[]> {
+  const own = new Set(shards.flatMap(({ files }) => files.map(({ name }) => name)));
+  const finished = new Set(shards.map(({ name }) => name));
+  for (const { name } of plan) {
+    if (finished.has(name)) continue;
+    // Being made, or as a process left them that was killed before it recorded them.
+    for (const file of shardPaths(settings.format, folder.shardBase(name))) own.add(folder.nameOf(file));
   }
-  const lines = text.split('\n').filter((line) => line !== '').length;
-  return lines === errors ? [] : [`errors.jsonl has ${lines} lines instead of ${errors}`];
+  let names: string[];
+  try {
+    names = await readdir(folder.path);
+  } catch (cause) {
+    throw systemError('read', folder.path, cause);
+  }
+  const stray = names.filter((name) => /^shard-\d+\./.test(name) && !own.has(name)).sort();
+  return stray.map(
+    (name) => `${name} is not of this run, but a pattern such as shard-*.* would load it; remove it`,
+  );
 }

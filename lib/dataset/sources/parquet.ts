@@ -20,6 +20,17 @@ export interface ParquetOptions {
   id?: string;
 }
 
+/** A column that was asked for by name and is not there, or is not of the kind it must be. */
+export class ColumnError extends TokenFlowError {}
+
+/** Checks that a file has the columns that are asked for; reads its footer only. @throws TokenFlowError, ColumnError */
+export async function checkParquetColumns(
+  file: string,
+  columns: Pick<ParquetOptions, 'image' | 'id'>,
+): Promise<void> {
+  chooseColumns((await openParquet(file)).schema, file, columns);
+}
+
 /** How many rows a Parquet file has; reads its footer only. */
 export async function countParquetRows(file: string): Promise<number> {
   return Number((await openParquet(file)).metadata.num_rows);
@@ -90,8 +101,8 @@ const holdsBytes = (column: SchemaTree): boolean => isBytes(column) || column.ch
 function chooseColumns(schema: SchemaTree, file: string, { image, id }: ParquetOptions): Columns {
   const columns = schema.children;
   const names = columns.map(({ element }) => element.name);
-  const fail = (problem: string) =>
-    new TokenFlowError(
+  const fail = (problem: string, Kind = TokenFlowError) =>
+    new Kind(
       'ERR_TOKENFLOW_FORMAT',
       `${problem} in '${file}'; its columns are ${names.map((name) => `'${name}'`).join(', ')}`,
     );
@@ -103,7 +114,7 @@ function chooseColumns(schema: SchemaTree, file: string, { image, id }: ParquetO
   let chosen: SchemaTree | undefined;
   if (image !== undefined) {
     chosen = [...structs, ...plain].find(({ element }) => element.name === image);
-    if (!chosen) throw fail(`Expected a column '${image}' of image bytes, but there is none`);
+    if (!chosen) throw fail(`Expected a column '${image}' of image bytes, but there is none`, ColumnError);
   } else {
     if (candidates.length === 0) throw fail('Expected a column of image bytes, but there is none');
     if (candidates.length > 1) {
@@ -113,11 +124,11 @@ function chooseColumns(schema: SchemaTree, file: string, { image, id }: ParquetO
     chosen = candidates[0];
   }
   if (id !== undefined && !names.includes(id))
-    throw fail(`Expected a column '${id}' of ids, but there is none`);
+    throw fail(`Expected a column '${id}' of ids, but there is none`, ColumnError);
   const meta = columns.filter((column) => column !== chosen && !holdsBytes(column));
   const idColumn = columns.find(({ element }) => element.name === id);
   if (idColumn && !meta.includes(idColumn))
-    throw fail(`Expected ids that are text or numbers in column '${id}'`);
+    throw fail(`Expected ids that are text or numbers in column '${id}'`, ColumnError);
   return { image: chosen.element.name, id, meta: meta.map(({ element }) => element.name) };
 }
 

@@ -12,6 +12,7 @@ export {
   type CodeSums,
   type ReviveOptions,
 } from './code-averages.js';
+export { CodeQuantizer, type OnDevice, type OnHost } from './code-quantizer.js';
 export { Codebook, type CodebookOptions } from './codebook.js';
 export { CodebookBase, type CodebookSummary } from './codebook-base.js';
 export {

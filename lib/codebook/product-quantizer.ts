@@ -1,17 +1,9 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeProduct, native, settle } from '../native.js';
 import { type CallOptions, checkIndices, checkInteger, checkRows } from './arguments.js';
+import { CodeQuantizer, type QuantizerCall } from './code-quantizer.js';
 import { Codebook } from './codebook.js';
-import {
-  checkBuffer,
-  commonDevice,
-  DeviceBuffer,
-  filled,
-  filledSync,
-  nativeOf,
-  type ResultPlace,
-  resultPlaces,
-} from './device-buffer.js';
+import { checkBuffer, DeviceBuffer, nativeOf, type ResultPlace, resultPlaces } from './device-buffer.js';
 import type { Metric } from './handle.js';
 
 export interface ProductEncoded {
@@ -45,6 +37,8 @@ export interface ProductSearchResult {
  * The product quantiser (PQ), or grouped quantiser: a vector is cut into groups of elements, each quantised by a
  * codebook of its own (Jégou, Douze, Schmid, TPAMI 2011).
  *
+ * `decode` gives the codes side by side as they are compared: unit vectors where a codebook normalises.
+ *
  * Distances are asymmetric: the query stays as it is, and the distance from a quantised vector is the sum of one table
  * entry per group. For `ip` they are inner products, larger being nearer.
  *
@@ -57,18 +51,20 @@ export interface ProductSearchResult {
  * It encodes and decodes where its codebooks are; distance tables and searches are computed by the CPU. Holds on to the
  * codebooks, which must not be disposed of before it is.
  */
-export class ProductQuantizer {
-  readonly codebooks: readonly Codebook[];
+export class ProductQuantizer extends CodeQuantizer<
+  NativeProduct,
+  ProductEncoded,
+  DeviceProductEncoded,
+  ProductEncodeOptions,
+  ProductEncodeOptions
+> {
   /** Elements of a whole vector: the sum of the codebooks'. */
   readonly dim: number;
   /** Number of codebooks. */
   readonly groups: number;
   readonly metric: Metric;
-  /** Where it encodes and decodes: the device of its codebooks. */
-  readonly device: string;
   /** Entries of one query's distance table: the codes of all groups. */
   readonly tableSize: number;
-  #native: NativeProduct | undefined;
 
   /**
    * @param codebooks one per group, in the order of the elements, of one metric and on one device; the same one may serve several groups
@@ -81,89 +77,11 @@ export class ProductQuantizer {
       if (!(codebook instanceof Codebook))
         throw invalidArgument(`codebooks[${group}]`, 'a Codebook', codebook);
     });
-    this.codebooks = Object.freeze([...codebooks]);
+    super(codebooks, (handles) => native().productCreate(handles));
     this.groups = codebooks.length;
     this.metric = codebooks[0].metric;
-    this.device = commonDevice(codebooks);
     this.dim = codebooks.reduce((sum, codebook) => sum + codebook.dim, 0);
     this.tableSize = codebooks.reduce((sum, codebook) => sum + codebook.size, 0);
-    this.#native = native().productCreate(codebooks.map((codebook) => codebook.handle.native));
-  }
-
-  /**
-   * @param vectors `[n, dim]`; copied at the call, or a DeviceBuffer on this device
-   * @throws TokenFlowError when a vector is not finite
-   */
-  encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: ProductEncodeOptions & { result: 'device' },
-  ): Promise<DeviceProductEncoded>;
-  encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options?: ProductEncodeOptions & { result?: 'host' },
-  ): Promise<ProductEncoded>;
-  async encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: ProductEncodeOptions = {},
-  ): Promise<ProductEncoded | DeviceProductEncoded> {
-    const { request, places, finish } = this.#encodeRequest(vectors, options, false);
-    return filled(() => native().productEncode(this.#handle, request), places, finish, options.signal);
-  }
-
-  /** As `encode`, blocking: for workers and scripts. */
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: Omit<ProductEncodeOptions, 'signal'> & { result: 'device' },
-  ): DeviceProductEncoded;
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options?: Omit<ProductEncodeOptions, 'signal'> & { result?: 'host' },
-  ): ProductEncoded;
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: Omit<ProductEncodeOptions, 'signal'> = {},
-  ) {
-    const { request, places, finish } = this.#encodeRequest(vectors, options, true);
-    return filledSync(() => native().productEncode(this.#handle, request), places, finish) as never;
-  }
-
-  /**
-   * The codes side by side, `[n, dim]`, as they are compared: unit vectors where a codebook normalises.
-   *
-   * @param indices `[n, groups]`
-   * @throws TokenFlowError for an index out of range, `-1` included
-   */
-  decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: ProductEncodeOptions & { result: 'device' },
-  ): Promise<DeviceBuffer<'f32'>>;
-  decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options?: ProductEncodeOptions & { result?: 'host' },
-  ): Promise<Float32Array>;
-  async decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: ProductEncodeOptions = {},
-  ): Promise<Float32Array | DeviceBuffer<'f32'>> {
-    const { request, places, finish } = this.#decodeRequest(indices, options, false);
-    return filled(() => native().productDecode(this.#handle, request), places, finish, options.signal);
-  }
-
-  /** As `decode`, blocking: for workers and scripts. */
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: Omit<ProductEncodeOptions, 'signal'> & { result: 'device' },
-  ): DeviceBuffer<'f32'>;
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options?: Omit<ProductEncodeOptions, 'signal'> & { result?: 'host' },
-  ): Float32Array;
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: Omit<ProductEncodeOptions, 'signal'> = {},
-  ) {
-    const { request, places, finish } = this.#decodeRequest(indices, options, true);
-    return filledSync(() => native().productDecode(this.#handle, request), places, finish) as never;
   }
 
   /**
@@ -174,16 +92,16 @@ export class ProductQuantizer {
    */
   async distanceTables(queries: Float32Array, options: CallOptions = {}): Promise<Float32Array> {
     checkOptions('distanceTables', options, ['signal']);
-    const request = this.#tablesRequest(queries, false);
-    await settle(() => native().productTables(this.#handle, request), options.signal);
-    return request.tables;
+    const { start, tables } = this.#tablesCall(queries, false);
+    await settle(start, options.signal);
+    return tables;
   }
 
   /** As `distanceTables`, blocking: for workers and scripts. */
   distanceTablesSync(queries: Float32Array): Float32Array {
-    const request = this.#tablesRequest(queries, true);
-    native().productTables(this.#handle, request);
-    return request.tables;
+    const { start, tables } = this.#tablesCall(queries, true);
+    start();
+    return tables;
   }
 
   /**
@@ -199,16 +117,16 @@ export class ProductQuantizer {
     options: { k?: number; signal?: AbortSignal } = {},
   ): Promise<ProductSearchResult> {
     checkOptions('search', options, ['k', 'signal']);
-    const { request, result } = this.#searchRequest(queries, indices, options.k, false);
-    await settle(() => native().productSearch(this.#handle, request), options.signal);
+    const { start, result } = this.#searchCall(queries, indices, options.k, false);
+    await settle(start, options.signal);
     return result;
   }
 
   /** As `search`, blocking: for workers and scripts. */
   searchSync(queries: Float32Array, indices: Int32Array, options: { k?: number } = {}): ProductSearchResult {
     checkOptions('search', options, ['k']);
-    const { request, result } = this.#searchRequest(queries, indices, options.k, true);
-    native().productSearch(this.#handle, request);
+    const { start, result } = this.#searchCall(queries, indices, options.k, true);
+    start();
     return result;
   }
 
@@ -217,27 +135,9 @@ export class ProductQuantizer {
     return { type: 'ProductQuantizer', metric: this.metric, groups };
   }
 
-  /** Lets go of the codebooks, which are not disposed of. Work that is under way completes. */
-  dispose(): void {
-    this.#native = undefined;
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  get #handle(): NativeProduct {
-    if (this.#native === undefined)
-      throw new TokenFlowError(
-        'ERR_TOKENFLOW_DISPOSED',
-        'This ProductQuantizer was disposed; make a new one',
-      );
-    for (const codebook of this.codebooks) codebook.handle.native; // throws when disposed
-    return this.#native;
-  }
-
-  #encodeRequest(vectors: unknown, options: ProductEncodeOptions, sync: boolean) {
-    this.#handle;
+  /** @internal */
+  protected encodeCall(vectors: unknown, options: ProductEncodeOptions, sync: boolean): QuantizerCall {
+    const handle = this.native;
     checkOptions('encode', options, ['result', 'signal']);
     const checked =
       vectors instanceof DeviceBuffer
@@ -251,11 +151,13 @@ export class ProductQuantizer {
       indices: nativeOf(result.indices),
       quantized: nativeOf(result.quantized),
     };
-    return { request, places, finish: () => result as ProductEncoded }; // or DeviceProductEncoded
+    const start = () => native().productEncode(handle, request);
+    return { start, places, finish: () => result };
   }
 
-  #decodeRequest(indices: unknown, options: ProductEncodeOptions, sync: boolean) {
-    this.#handle;
+  /** @internal */
+  protected decodeCall(indices: unknown, options: ProductEncodeOptions, sync: boolean): QuantizerCall {
+    const handle = this.native;
     checkOptions('decode', options, ['result', 'signal']);
     const checked =
       indices instanceof DeviceBuffer
@@ -265,25 +167,27 @@ export class ProductQuantizer {
     const places = resultPlaces(this.device, options.result);
     const quantized = places.f32(n * this.dim);
     const request = { indices: nativeOf(checked), n, quantized: nativeOf(quantized), sync };
-    return { request, places, finish: () => quantized as Float32Array }; // or a DeviceBuffer
+    const start = () => native().productDecode(handle, request);
+    return { start, places, finish: () => quantized };
   }
 
-  #tablesRequest(queries: unknown, sync: boolean) {
-    this.#handle;
+  #tablesCall(queries: unknown, sync: boolean) {
+    const handle = this.native;
     const checked = checkRows('queries', queries, this.dim);
     const tables = new Float32Array((checked.length / this.dim) * this.tableSize);
-    return { queries: checked, tables, sync };
+    return { start: () => native().productTables(handle, { queries: checked, tables, sync }), tables };
   }
 
-  #searchRequest(queries: unknown, indices: unknown, wanted: number | undefined, sync: boolean) {
-    this.#handle;
+  #searchCall(queries: unknown, indices: unknown, wanted: number | undefined, sync: boolean) {
+    const handle = this.native;
     const checked = checkRows('queries', queries, this.dim);
     const rows = this.#checkIndexRows(indices);
     const k =
       wanted === undefined ? 1 : checkInteger('k', wanted, 1, Math.min(64, rows.length / this.groups));
     const length = (checked.length / this.dim) * k;
     const result = { indices: new Int32Array(length), distances: new Float32Array(length) };
-    return { request: { queries: checked, rows, k, ...result, sync }, result };
+    const request = { queries: checked, rows, k, ...result, sync };
+    return { start: () => native().productSearch(handle, request), result };
   }
 
   #checkIndexRows(indices: unknown): Int32Array {

@@ -1,17 +1,9 @@
 import { checkOptions, invalidArgument, TokenFlowError } from '../errors.js';
 import { type NativeResidual, native } from '../native.js';
 import { type CallOptions, checkIndices, checkInteger, checkRows } from './arguments.js';
+import { CodeQuantizer, type QuantizerCall } from './code-quantizer.js';
 import { Codebook } from './codebook.js';
-import {
-  checkBuffer,
-  commonDevice,
-  DeviceBuffer,
-  filled,
-  filledSync,
-  nativeOf,
-  type ResultPlace,
-  resultPlaces,
-} from './device-buffer.js';
+import { checkBuffer, DeviceBuffer, nativeOf, type ResultPlace, resultPlaces } from './device-buffer.js';
 
 export interface ResidualEncodeOptions {
   /**
@@ -45,7 +37,7 @@ export interface DeviceResidualEncoded {
 }
 
 export interface ResidualDecodeOptions extends CallOptions {
-  /** How many stages the indices are of. Default: all. */
+  /** How many stages the indices are of: a prefix of the stages gives a valid, coarser sum. Default: all. */
   stages?: number;
   /** Where the sum goes. Default `'host'`. */
   result?: ResultPlace;
@@ -66,15 +58,17 @@ export interface ResidualDecodeOptions extends CallOptions {
  *
  * It runs where its codebooks do. Holds on to them; they must not be disposed of before it is.
  */
-export class ResidualQuantizer {
-  readonly codebooks: readonly Codebook[];
+export class ResidualQuantizer extends CodeQuantizer<
+  NativeResidual,
+  ResidualEncoded,
+  DeviceResidualEncoded,
+  ResidualEncodeOptions,
+  ResidualDecodeOptions
+> {
   /** Elements of a vector. */
   readonly dim: number;
   /** Number of codebooks. */
   readonly stages: number;
-  /** Where it runs: the device of its codebooks. */
-  readonly device: string;
-  #native: NativeResidual | undefined;
 
   /**
    * @param codebooks one per stage, coarse to fine, of one `dim` and on one device; the same one may serve several stages. Metric `l2` or
@@ -95,87 +89,9 @@ export class ResidualQuantizer {
         );
       }
     });
-    this.codebooks = Object.freeze([...codebooks]);
+    super(codebooks, (handles) => native().residualCreate(handles));
     this.dim = codebooks[0].dim;
     this.stages = codebooks.length;
-    this.device = commonDevice(codebooks);
-    this.#native = native().residualCreate(codebooks.map((codebook) => codebook.handle.native));
-  }
-
-  /**
-   * @param vectors `[n, dim]`; copied at the call, or a DeviceBuffer on this device
-   * @throws TokenFlowError when a vector is not finite
-   */
-  encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: ResidualEncodeOptions & { result: 'device' },
-  ): Promise<DeviceResidualEncoded>;
-  encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options?: ResidualEncodeOptions & { result?: 'host' },
-  ): Promise<ResidualEncoded>;
-  async encode(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: ResidualEncodeOptions = {},
-  ): Promise<ResidualEncoded | DeviceResidualEncoded> {
-    const { request, places, finish } = this.#encodeRequest(vectors, options, false);
-    return filled(() => native().residualEncode(this.#handle, request), places, finish, options.signal);
-  }
-
-  /** As `encode`, blocking: for workers and scripts. */
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: Omit<ResidualEncodeOptions, 'signal'> & { result: 'device' },
-  ): DeviceResidualEncoded;
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options?: Omit<ResidualEncodeOptions, 'signal'> & { result?: 'host' },
-  ): ResidualEncoded;
-  encodeSync(
-    vectors: Float32Array | DeviceBuffer<'f32'>,
-    options: Omit<ResidualEncodeOptions, 'signal'> = {},
-  ) {
-    const { request, places, finish } = this.#encodeRequest(vectors, options, true);
-    return filledSync(() => native().residualEncode(this.#handle, request), places, finish) as never;
-  }
-
-  /**
-   * The sum of the codes, `[n, dim]`.
-   *
-   * @param indices `[n, stages]`, with `stages` as in the options: a prefix of the stages is a valid, coarser sum
-   * @throws TokenFlowError for an index out of range, `-1` included
-   */
-  decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: ResidualDecodeOptions & { result: 'device' },
-  ): Promise<DeviceBuffer<'f32'>>;
-  decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options?: ResidualDecodeOptions & { result?: 'host' },
-  ): Promise<Float32Array>;
-  async decode(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: ResidualDecodeOptions = {},
-  ): Promise<Float32Array | DeviceBuffer<'f32'>> {
-    const { request, places, finish } = this.#decodeRequest(indices, options, false);
-    return filled(() => native().residualDecode(this.#handle, request), places, finish, options.signal);
-  }
-
-  /** As `decode`, blocking: for workers and scripts. */
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: Omit<ResidualDecodeOptions, 'signal'> & { result: 'device' },
-  ): DeviceBuffer<'f32'>;
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options?: Omit<ResidualDecodeOptions, 'signal'> & { result?: 'host' },
-  ): Float32Array;
-  decodeSync(
-    indices: Int32Array | readonly number[] | DeviceBuffer<'i32'>,
-    options: Omit<ResidualDecodeOptions, 'signal'> = {},
-  ) {
-    const { request, places, finish } = this.#decodeRequest(indices, options, true);
-    return filledSync(() => native().residualDecode(this.#handle, request), places, finish) as never;
   }
 
   toJSON(): { type: 'ResidualQuantizer'; dim: number; stages: { size: number; metric: string }[] } {
@@ -183,27 +99,9 @@ export class ResidualQuantizer {
     return { type: 'ResidualQuantizer', dim: this.dim, stages };
   }
 
-  /** Lets go of the codebooks, which are not disposed of. Work that is under way completes. */
-  dispose(): void {
-    this.#native = undefined;
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  get #handle(): NativeResidual {
-    if (this.#native === undefined)
-      throw new TokenFlowError(
-        'ERR_TOKENFLOW_DISPOSED',
-        'This ResidualQuantizer was disposed; make a new one',
-      );
-    for (const codebook of this.codebooks) codebook.handle.native; // throws when disposed
-    return this.#native;
-  }
-
-  #encodeRequest(vectors: unknown, options: ResidualEncodeOptions, sync: boolean) {
-    this.#handle;
+  /** @internal */
+  protected encodeCall(vectors: unknown, options: ResidualEncodeOptions, sync: boolean): QuantizerCall {
+    const handle = this.native;
     checkOptions('encode', options, ['beam', 'result', 'signal']);
     const beam = options.beam === undefined ? 1 : checkInteger('beam', options.beam, 1, 64);
     if (beam > 1 && this.device !== 'cpu')
@@ -225,11 +123,13 @@ export class ResidualQuantizer {
       quantized: nativeOf(result.quantized),
       errors: nativeOf(result.errors),
     };
-    return { request, places, finish: () => result as ResidualEncoded }; // or DeviceResidualEncoded
+    const start = () => native().residualEncode(handle, request);
+    return { start, places, finish: () => result };
   }
 
-  #decodeRequest(indices: unknown, options: ResidualDecodeOptions, sync: boolean) {
-    this.#handle;
+  /** @internal */
+  protected decodeCall(indices: unknown, options: ResidualDecodeOptions, sync: boolean): QuantizerCall {
+    const handle = this.native;
     checkOptions('decode', options, ['stages', 'result', 'signal']);
     const stages =
       options.stages === undefined ? this.stages : checkInteger('stages', options.stages, 1, this.stages);
@@ -247,6 +147,7 @@ export class ResidualQuantizer {
     const places = resultPlaces(this.device, options.result);
     const quantized = places.f32(n * this.dim);
     const request = { indices: nativeOf(checked), n, stages, quantized: nativeOf(quantized), sync };
-    return { request, places, finish: () => quantized as Float32Array }; // or a DeviceBuffer
+    const start = () => native().residualDecode(handle, request);
+    return { start, places, finish: () => quantized };
   }
 }

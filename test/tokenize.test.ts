@@ -578,6 +578,15 @@ describe('a run over a dataset', function () {
       sameAsReference(at('taken'));
     });
 
+    it('goes on with the model it was begun with', async () => {
+      const other = path.join(root, 'test', 'golden', 'clipb');
+      const begun = ['tokenize', photos, '--out', at('others'), '--shard-size', '4', '--model', other];
+      await succeed([...begun, '--shard', '1/2']);
+      await succeed(['tokenize', '--resume', '--out', at('others')]);
+      await succeed([...begun.slice(0, 3), at('others-whole'), ...begun.slice(4)]);
+      assert.deepEqual(contentOf(at('others')), contentOf(at('others-whole')));
+    });
+
     it('makes again what was lost', async () => {
       rmSync(at('taken', 'shard-000002.npy'));
       rmSync(at('taken', '.tokenflow', 'shards', 'shard-000004.json'));

@@ -15,7 +15,7 @@ export interface OutputOptions {
 /** Options of the commands that run a model. */
 export interface ModelOptions extends OutputOptions {
   model?: string;
-  config?: string;
+  config?: LoadOptions['config'];
   device?: Device;
   precision?: Precision;
   batch?: number;

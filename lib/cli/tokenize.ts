@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
+import { RunFolder } from '../run/run-folder.js';
 import { type TokenizeResult, tokenizeRun } from '../run/tokenize-run.js';
 import { addModelOptions, option, wholeNumber } from './options.js';
 import { count, Progress } from './progress.js';
@@ -21,7 +23,16 @@ function part(text: string): { index: number; of: number } {
   throw new InvalidArgumentError('Expected i/n with i from 1 to n.');
 }
 
-async function tokenize(sources: string[], options: TokenizeCommandOptions, command: Command): Promise<void> {
+/** A run goes on with the model that it was begun with, unless another place is named: its hash is checked. */
+async function resumed(options: TokenizeCommandOptions): Promise<TokenizeCommandOptions> {
+  if (options.model !== undefined) return options;
+  const manifest = await new RunFolder(options.out).manifest();
+  if (manifest === undefined || !existsSync(manifest.model.path)) return options;
+  return { config: manifest.model.config, ...options, model: manifest.model.path };
+}
+
+async function tokenize(sources: string[], asked: TokenizeCommandOptions, command: Command): Promise<void> {
+  const options = asked.resume ? await resumed(asked) : asked;
   const {
     out,
     resume = false,

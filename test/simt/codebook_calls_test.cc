@@ -68,8 +68,8 @@ TEST("codes, errors and histogram of the nearest, tails and missing codes") {
         float error = NAN;
         if (code != kNoCode) {
           histogram[code]++;
-          error =
-              DistanceOf(Metric::kL2, plain.data(), 2, &seen[q * stride], &rows[code * stride], nullptr, 0);
+          const float* const row = &rows[code * stride];
+          DistancesOf(Metric::kL2, plain.data(), 2, &seen[q * stride], &row, 1, &error, nullptr, 0);
         }
         CHECK(SameBits(errors[q], error));
         CHECK(SameBits(alone[q], error));

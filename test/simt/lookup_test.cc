@@ -135,8 +135,9 @@ void Check(const Problem& problem, const Found& found, const char* what) {
       bool good = found.indices[at] == want[r];
       float distance = NAN;
       if (want[r] != kNoCode) {
-        distance = DistanceOf(s.metric, spans.data(), static_cast<int>(spans.size()), seen.data(),
-                              packed.rows.data() + int64_t{want[r]} * dim, part_distance.data(), 1);
+        const float* const code = packed.rows.data() + int64_t{want[r]} * dim;
+        DistancesOf(s.metric, spans.data(), static_cast<int>(spans.size()), seen.data(), &code, 1, &distance,
+                    part_distance.data(), 1);
       } else {
         for (float& d : part_distance) d = NAN;
       }

@@ -15,7 +15,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect } from '../lib/queue/redis.js';
-import { Command, run } from './support/command.js';
+import { Command, run, succeed } from './support/command.js';
 import { contentOf, writePictures } from './support/dataset.js';
 
 /** Redis on a free port of this machine, its data in a folder of its own. */
@@ -78,12 +78,6 @@ describe('a queue of shards', function () {
   const shardsIn = (out: string) => readdirSync(at(out)).filter(isShard).length;
   const partsIn = (out: string) =>
     readdirSync(at(out)).filter((name) => /^\.shard-.*\.part$/.test(name)).length;
-
-  async function succeed(args: string[]) {
-    const result = await run(args);
-    assert.equal(result.code, 0, `tokenflow ${args.join(' ')}: ${result.stderr}`);
-    return result;
-  }
 
   before(async function () {
     if (spawnSync('redis-server', ['--version']).status !== 0) {

@@ -19,7 +19,7 @@ import { packageRoot } from '../lib/native.js';
 import { RunFolder } from '../lib/run/run-folder.js';
 import { prepareRun, tokenizeRun } from '../lib/run/tokenize-run.js';
 import { verifyRun } from '../lib/run/verify.js';
-import { Command, program, run } from './support/command.js';
+import { Command, fail, program, succeed } from './support/command.js';
 import { contentOf, packTar, picture, writePictures } from './support/dataset.js';
 
 const root = packageRoot();
@@ -37,19 +37,6 @@ describe('what a run is trusted for', function () {
     cpSync(at('run'), copy, { recursive: true });
     return copy;
   };
-
-  async function succeed(args: string[], options?: Parameters<typeof run>[1]) {
-    const result = await run(args, options);
-    assert.equal(result.code, 0, `tokenflow ${args.join(' ')}: ${result.stderr}`);
-    return result;
-  }
-
-  async function fail(args: string[], code: number, message: RegExp, options?: Parameters<typeof run>[1]) {
-    const result = await run(args, options);
-    assert.match(result.stderr, message);
-    assert.equal(result.code, code, result.stderr);
-    return result;
-  }
 
   /** Flips a bit of a file, which keeps its size. */
   const damage = (file: string) => {

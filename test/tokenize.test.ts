@@ -28,7 +28,7 @@ import { RunFolder } from '../lib/run/run-folder.js';
 import { prepareRun, tokenizeRun } from '../lib/run/tokenize-run.js';
 import { verifyRun } from '../lib/run/verify.js';
 import { TokenFlow } from '../lib/tokenizer/tokenflow.js';
-import { Command, program, run } from './support/command.js';
+import { Command, fail, program, run, succeed } from './support/command.js';
 import { contentOf, packTar, picture, writePictures } from './support/dataset.js';
 
 const root = packageRoot();
@@ -55,19 +55,6 @@ describe('a run over a dataset', function () {
       .map((line) => JSON.parse(line));
   const recordsOf = (out: string, format: TokenFormat, shard: number) =>
     collect(readShard(format, path.join(out, `shard-${String(shard).padStart(6, '0')}`)));
-
-  async function succeed(args: string[], options?: Parameters<typeof run>[1]) {
-    const result = await run(args, options);
-    assert.equal(result.code, 0, `tokenflow ${args.join(' ')}: ${result.stderr}`);
-    return result;
-  }
-
-  async function fail(args: string[], code: number, message: RegExp, options?: Parameters<typeof run>[1]) {
-    const result = await run(args, options);
-    assert.match(result.stderr, message);
-    assert.equal(result.code, code, result.stderr);
-    return result;
-  }
 
   before(async () => {
     folder = mkdtempSync(path.join(os.tmpdir(), 'tokenflow-run-'));

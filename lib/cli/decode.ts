@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { tokenCount } from '../tokenizer/config.js';
+import { scaleCountOf } from '../tokenizer/config.js';
 import { imageBatch } from '../tokenizer/layout.js';
 import { featureMap, readTokens, writeArray } from './arrays.js';
 import { addModelOptions, checkScales, option, scalesOption } from './options.js';
@@ -75,7 +75,7 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
     }
     const seconds = (performance.now() - started) / 1000;
     const [count, width] = rows.shape;
-    const used = prefixOf(width, tokenizer.scales, scales);
+    const used = scales ?? scaleCountOf(tokenizer.scales, width);
     const prefix =
       used === tokenizer.scales.length ? '' : ` (the first ${used} of ${tokenizer.scales.length} scales)`;
     const written = [out, ...Object.values(targets)].filter((target) => target && target !== '-');
@@ -101,12 +101,6 @@ async function decode(file: string, options: DecodeCommandOptions): Promise<void
   } finally {
     await tokenizer.dispose();
   }
-}
-
-/** How many scales are decoded of rows of so many tokens, when `asked` are wanted. */
-function prefixOf(width: number, scales: readonly number[], asked = scales.length): number {
-  const given = scales.findIndex((_, i) => tokenCount(scales, i + 1) === width) + 1;
-  return Math.min(given, asked);
 }
 
 function numberedNames(count: number): string[] {

@@ -69,6 +69,11 @@ export function tokenCount(scales: readonly number[], count = scales.length): nu
   return scales.slice(0, count).reduce((sum, side) => sum + side * side, 0);
 }
 
+/** How many of the first scales have so many tokens; 0 when no number of them has. */
+export function scaleCountOf(scales: readonly number[], tokens: number): number {
+  return scales.findIndex((_, i) => tokenCount(scales, i + 1) === tokens) + 1;
+}
+
 const FIELDS = [
   'teacher',
   'imageSize',

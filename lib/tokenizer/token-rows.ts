@@ -1,5 +1,5 @@
 import { invalidArgument, TokenFlowError } from '../errors.js';
-import { tokenCount } from './config.js';
+import { scaleCountOf, tokenCount } from './config.js';
 
 /** Tokens as the arrays that hold them. */
 export type Integers = Int32Array | Uint32Array | Uint16Array | readonly number[];
@@ -79,7 +79,7 @@ export function tokenRows(
 ): TokenRows {
   const { scales, codebookSize } = model;
   const { rows, width } = rowsOf(input, tokenCount(scales));
-  const given = scales.findIndex((_, i) => tokenCount(scales, i + 1) === width) + 1;
+  const given = scaleCountOf(scales, width);
   if (given === 0) {
     const counts = scales.map((_, i) => tokenCount(scales, i + 1)).join(', ');
     throw new TokenFlowError(

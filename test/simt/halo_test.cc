@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "activation.cuh"
+#include "bf16_values.h"
 #include "check.h"
 #include "halo_conv.cuh"
 #include "row8.cuh"
@@ -16,12 +17,6 @@ using simt::DeviceBuffer;
 
 namespace {
 
-uint16_t ToBf16(float f) {
-  return static_cast<uint16_t>(PackBf16(f, 0));
-}
-float FromBf16(uint16_t h) {
-  return LowFloat(h);
-}
 float AsFloat(float v) {
   return v;
 }

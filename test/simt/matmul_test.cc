@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "bf16.cuh"
+#include "bf16_values.h"
 #include "check.h"
 #include "gemm.cuh"
 #include "sgemm.cuh"
@@ -15,12 +16,6 @@ using simt::DeviceBuffer;
 
 namespace {
 
-uint16_t ToBf16(float f) {
-  return static_cast<uint16_t>(PackBf16(f, 0));
-}
-float FromBf16(uint16_t h) {
-  return LowFloat(h);
-}
 float Rounded(float f) {
   return FromBf16(ToBf16(f));
 }

@@ -1,4 +1,5 @@
 /** The command line in a process of its own. */
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
@@ -58,4 +59,24 @@ export function run(
   options?: ConstructorParameters<typeof Command>[1],
 ): Promise<Ended> {
   return new Command(args, options).ended();
+}
+
+/** Runs what must succeed. */
+export async function succeed(...[args, options]: Parameters<typeof run>): Promise<Ended> {
+  const result = await run(args, options);
+  assert.equal(result.code, 0, `tokenflow ${args.join(' ')}: ${result.stderr}`);
+  return result;
+}
+
+/** Runs what must fail with this exit code and this on stderr. */
+export async function fail(
+  args: readonly string[],
+  code: number,
+  message: RegExp,
+  options?: Parameters<typeof run>[1],
+): Promise<Ended> {
+  const result = await run(args, options);
+  assert.match(result.stderr, message);
+  assert.equal(result.code, code, result.stderr);
+  return result;
 }

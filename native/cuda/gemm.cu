@@ -132,23 +132,10 @@ __global__ void __launch_bounds__(Shape<kTile>::kThreads, Shape<kTile>::kBlocks)
         for (int e = 0; e < 8; e++)
           v[e] = Activate(a.epilogue.activation, tile.at(i, h, q, e) + (bias[e] + row_bias));
         const int64_t at = r * a.y.row_stride + column;
-        if (column + 8 <= a.stored_columns && a.y.row_stride % 8 == 0) {
-          if (residual != nullptr) {
-            float f[8];
-            LoadRow8(residual + at, f);
+        FinishRow8(y + at, residual == nullptr ? nullptr : residual + at, a.stored_columns - column,
+                   a.y.row_stride % 8 == 0, v);
 #pragma unroll
-            for (int e = 0; e < 8; e++) v[e] += f[e];
-          }
-          StoreRow8(y + at, v);
-        } else {
-#pragma unroll
-          for (int e = 0; e < 8; e++) {
-            if (column + e >= a.stored_columns) break;
-            StoreOne(y + at + e, residual != nullptr ? v[e] + LoadOne(residual + at + e) : v[e]);
-          }
-        }
-#pragma unroll
-        for (int e = 0; e < 8; e++) tile.at(i, h, q, e) = AsStored(y, v[e]);
+        for (int e = 0; e < 8; e++) tile.at(i, h, q, e) = v[e];
       }
     }
     if (a.epilogue.moments.at == nullptr) continue;

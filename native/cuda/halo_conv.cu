@@ -189,23 +189,10 @@ __global__ void __launch_bounds__(kColumns * 2, kColumns == 128 ? 2 : 3) HaloKer
       for (int e = 0; e < 8; e++) v[e] = Activate(a.epilogue.activation, tile.at(i, h, 0, e) + bias[e]);
       const int64_t r = static_cast<int64_t>(y0 + warp_y + i) * a.map.width + x0 + g + 8 * h;
       const int64_t at = r * a.y.row_stride + column;
-      if (column + 8 <= a.w.columns && a.y.row_stride % 8 == 0) {
-        if (residual != nullptr) {
-          float f[8];
-          LoadRow8(residual + at, f);
+      FinishRow8(y + at, residual == nullptr ? nullptr : residual + at, a.w.columns - column,
+                 a.y.row_stride % 8 == 0, v);
 #pragma unroll
-          for (int e = 0; e < 8; e++) v[e] += f[e];
-        }
-        StoreRow8(y + at, v);
-      } else {
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-          if (column + e >= a.w.columns) break;
-          StoreOne(y + at + e, residual != nullptr ? v[e] + LoadOne(residual + at + e) : v[e]);
-        }
-      }
-#pragma unroll
-      for (int e = 0; e < 8; e++) tile.at(i, h, 0, e) = AsStored(y, v[e]);
+      for (int e = 0; e < 8; e++) tile.at(i, h, 0, e) = v[e];
     }
   }
   if (a.epilogue.moments.at == nullptr) return;

@@ -46,4 +46,28 @@ DEVICE float AsStored(const float*, float f) {
   return f;
 }
 
+// Ends an epilogue: adds the residual (or null) to v and stores `columns` of the eight, at once where all are there and rows
+// are `aligned` to eight. v becomes what will be read again.
+template <class T>
+DEVICE void FinishRow8(T* y, const T* residual, int columns, bool aligned, float* v) {
+  if (columns >= 8 && aligned) {
+    if (residual != nullptr) {
+      float f[8];
+      LoadRow8(residual, f);
+#pragma unroll
+      for (int e = 0; e < 8; e++) v[e] += f[e];
+    }
+    StoreRow8(y, v);
+  } else {
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+      if (e >= columns) break;
+      if (residual != nullptr) v[e] += LoadOne(residual + e);
+      StoreOne(y + e, v[e]);
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < 8; e++) v[e] = AsStored(y, v[e]);
+}
+
 }  // namespace tokenflow::cuda
